@@ -1,0 +1,55 @@
+# Recipes name the tree by relative paths only, so that it may lie in a folder with spaces in its name.
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export SCALE FOOTAGE
+
+# .venv is fresh as long as its stamp says what is wanted: these four files, installed from this folder.
+STAMP := .venv/.stamp
+export WANTED := $(shell cat settings.ini constraints.txt setup.py pyproject.toml | cksum) $(CURDIR)
+
+# Notebooks 20-29 and 40-49 are stages of the pipeline: they need data, and tests/ runs them at smoke size.
+STAGES := ^([_.]|[24][0-9]_)
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help run test export clean FORCE
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+run: $(STAMP)  ## footage to tables, then print them [SCALE=smoke|small|paper] [FOOTAGE=path]
+	@[[ $$FOOTAGE ]] || dvc status -q data.dvc || dvc pull -q data.dvc
+	@changes=(); [[ -z $$SCALE ]] || changes+=("scale=$$SCALE"); [[ -z $$FOOTAGE ]] || changes+=("scenes.footage=$$FOOTAGE"); \
+	[[ $${#changes[@]} = 0 ]] || python -m debir_nb.pipeline set "$${changes[@]}"
+	@dvc repro
+	@python -m debir_nb.pipeline results
+
+test: $(STAMP)  ## every test: the library's notebooks [JOBS=2 at a time], then tests/
+	@nbdev_test --n_workers $(JOBS) --skip_file_re '$(STAGES)' && notebooks=passed || notebooks=FAILED; \
+	python -m pytest -q; rc=$$?; \
+	[[ $$notebooks = passed ]] || { echo "notebooks: $$notebooks (see above)" >&2; rc=1; }; exit $$rc
+
+export: $(STAMP)  ## notebooks to debir_nb/, then strip what does not belong in Git
+	@nbdev_export
+	@nbdev_clean
+
+clean:  ## remove caches and built pages; .venv, data and results stay
+	@rm -rf _proc _docs build dist *.egg-info .pytest_cache .ruff_cache nbs/.ipynb_checkpoints
+	@find debir_nb nbs tests -name __pycache__ -prune -exec rm -rf {} +
+
+ifneq ($(file <$(STAMP)),$(WANTED))
+$(STAMP): FORCE
+endif
+$(STAMP):
+	@if ! grep -sqF " $$(pwd -P)/.venv" .venv/pyvenv.cfg || ! .venv/bin/python -c ''; then \
+	    for python in $(PYTHON) python3.11 python3 python3.12 python3.13; do \
+	        "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; python=; \
+	    done; \
+	    if [[ -z $$python ]]; then \
+	        echo "Python 3.11 or newer with its venv module is needed (Debian, Ubuntu: apt install python3-venv), or name one: make PYTHON=/path/to/python3.11" >&2; exit 2; \
+	    fi; \
+	    "$$python" -m venv --clear .venv; \
+	fi
+	@echo "Installing into .venv (about 2 GB, a few minutes) ..."
+	@python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@printf '%s\n' "$$WANTED" > $(STAMP)

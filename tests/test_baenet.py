@@ -1,0 +1,177 @@
+"""BAENet against the published network, its bounds, and its answers to bad input."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from debir_nb.baenet import (
+    BAENet,
+    MobileNetV2,
+    bounded_exposures,
+    bounded_softmax,
+    freeze_batchnorm,
+    normalise_gain,
+    published_bounded_softmax,
+    published_exposures,
+    recalibrate_batchnorm,
+    stack_inputs,
+)
+from debir_nb.core import FRAME_TIME, T_MIN, budget
+
+GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "baenet_published.npz"
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rng = torch.Generator().manual_seed(0)
+    return torch.rand(3, 4, 32, 32, generator=rng), torch.tensor([512.0, 700.0, 1024.0]), torch.tensor([0.0, 3.0, 12.0])
+
+
+@pytest.mark.skipif(not GOLDEN.exists(), reason="shared/golden/baenet_published.npz is missing: no parity with the published BAENet is checked")
+def test_logits_and_fractions_equal_the_published_ones():
+    golden = np.load(GOLDEN)
+    net = BAENet(preview_channels=3, head=published_exposures).eval()
+    prefix = "w/baenet."
+    net.load_state_dict({k.removeprefix(prefix): torch.from_numpy(golden[k]) for k in golden.files if k.startswith(prefix)})
+    x, logits, fractions = (torch.from_numpy(golden[k]) for k in ("preview", "logits", "fractions"))
+    with torch.no_grad(): ours = net.mobilenet(x)
+    assert (ours - logits).abs().max() < 1e-5
+    assert (published_bounded_softmax(ours, golden["min_fraction"].item()) - fractions).abs().max() < 1e-5
+    assert (net.head(ours) / FRAME_TIME - (100 * fractions[:, :4] + 7)).abs().max() < 1e-3
+
+
+def test_planes_are_preview_motion_gain(inputs):
+    preview, gain, motion = inputs
+    x = stack_inputs(preview, gain, motion)
+    assert torch.equal(x[:, :4], preview)
+    assert x[:, 4].mean((1, 2)).tolist() == pytest.approx([0, 0.3, 1])
+    assert x[:, 5].mean((1, 2)).tolist() == pytest.approx([0, 188 / 512, 1])
+
+
+def test_gain_feature_is_the_published_maximum_iso_feature():
+    maximum_iso = torch.linspace(102400, 204800, 7, dtype=torch.float64)
+    preview_gain = maximum_iso / 100 * T_MIN / (16 * FRAME_TIME)
+    assert torch.allclose(normalise_gain(preview_gain), maximum_iso / 102400 - 1)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 8])
+def test_bounds_are_reached_and_never_passed(n):
+    extreme = 1e4 * torch.eye(n + 1, dtype=torch.float64)
+    t_u = budget(n)
+    ours, published = bounded_exposures(extreme), published_exposures(extreme)
+    assert ours[0, 0].item() == pytest.approx(t_u - n * T_MIN) and published[0, 0].item() == pytest.approx(t_u - (n - 1) * T_MIN)
+    assert ours[-1].tolist() == pytest.approx([T_MIN] * n) and published[-1].tolist() == pytest.approx([T_MIN] * n)
+    assert ours.sum(1).max().item() <= t_u - T_MIN + 1e-12 and published.sum(1).max().item() <= t_u + 1e-12
+
+
+@pytest.mark.parametrize("softmax", [bounded_softmax, published_bounded_softmax])
+def test_gradient_of_the_bounded_softmax(softmax):
+    logits = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    assert torch.autograd.gradcheck(lambda f: softmax(f, 0.05), logits)
+
+
+def test_each_input_matters_and_scenes_are_independent(inputs):
+    torch.manual_seed(0)
+    net = BAENet().double()
+    preview, gain, motion = (x.double() for x in inputs)
+    preview = preview[:, :, :16, :16]
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d): nn.init.ones_(m.weight)
+    recalibrate_batchnorm(net, lambda: net(preview, gain, motion))
+    with torch.no_grad():
+        t = net(preview, gain, motion)
+        assert t.dtype == torch.float64
+        assert torch.allclose(net(preview[1:2], gain[1:2], motion[1:2]), t[1:2])
+        for other in (net(preview.flip(0), gain, motion)[0], net(preview, gain + 100, motion)[0], net(preview, gain, motion + 1)[0]):
+            assert not torch.allclose(other, t[0])
+        assert torch.allclose(net(preview, gain, motion + 100), net(preview, gain, motion + 200))
+
+
+def test_first_prediction_is_near_uniform():
+    torch.manual_seed(0)
+    for n in (2, 4, 8):
+        net = BAENet(n_frames=n, preview_channels=3)
+        with torch.no_grad(): t = net(torch.rand(8, 3, 40, 48), 512 + 512 * torch.rand(8), 12 * torch.rand(8))
+        assert t.shape == (8, n)
+        assert (t / (budget(n) / (n + 1)) - 1).abs().max() < 0.3
+
+
+def test_recalibration_is_the_average_over_batches_and_restores_momenta():
+    bn = nn.BatchNorm2d(2, momentum=0.3)
+    batches = [torch.randn(4, 2, 5, 5) + k for k in range(3)]
+    recalibrate_batchnorm(nn.Sequential(bn), lambda: [bn(x) for x in batches])
+    assert torch.allclose(bn.running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0), atol=1e-6)
+    assert torch.allclose(bn.running_var, torch.stack([x.var((0, 2, 3)) for x in batches]).mean(0), atol=1e-6)
+    assert bn.momentum == 0.3 and not bn.training
+
+
+def test_frozen_statistics_stay_while_the_scale_learns(inputs):
+    net = BAENet().train()
+    freeze_batchnorm(net)
+    before = {k: v.clone() for k, v in net.named_buffers()}
+    net(*inputs).sum().backward()
+    assert all(torch.equal(v, before[k]) for k, v in net.named_buffers())
+    assert net.mobilenet.features[0][1].weight.grad is not None and net.mobilenet.classifier.training
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_imagenet_weights_keep_classifier_and_extra_filters(channels):
+    imagenet, net = MobileNetV2(), BAENet(preview_channels=channels)
+    before = {k: v.clone() for k, v in net.mobilenet.state_dict().items()}
+    net.load_imagenet(imagenet.state_dict())
+    after = net.mobilenet.state_dict()
+    assert all(torch.equal(after[k], before[k]) for k in after if k.startswith("classifier."))
+    assert torch.equal(after["features.0.0.weight"][:, channels:], before["features.0.0.weight"][:, channels:])
+    assert torch.equal(after["features.9.conv.1.0.weight"], imagenet.state_dict()["features.9.conv.1.0.weight"])
+    assert torch.allclose(after["features.0.0.weight"][:, :channels].sum(1), imagenet.features[0][0].weight.sum(1), atol=1e-6)
+
+
+def test_torchvision_weights_load_by_name():
+    models = pytest.importorskip("torchvision.models", reason="torchvision (extra raft) is not installed", exc_type=ImportError)
+    theirs = models.mobilenet_v2(weights=None).eval()
+    ours = MobileNetV2().eval()
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad(): assert torch.allclose(ours(x), theirs(x), atol=1e-5)
+
+
+def _bad(inputs, **change):
+    return {**dict(zip(("preview", "gain", "motion"), inputs, strict=True)), **change}
+
+
+@pytest.mark.parametrize("name", ["preview", "gain", "motion"])
+def test_nan_is_refused_by_name(inputs, name):
+    x = dict(zip(("preview", "gain", "motion"), inputs, strict=True))[name].clone()
+    x.view(-1)[0] = float("nan")
+    with pytest.raises(ValueError, match=f"{name} holds 1 values"): BAENet()(**_bad(inputs, **{name: x}))
+
+
+def test_wrong_channels_and_batches_are_refused(inputs):
+    net = BAENet()
+    with pytest.raises(ValueError, match=r"preview has shape .*takes \(b, 4, h, w\)"): net(**_bad(inputs, preview=inputs[0][:, :3]))
+    with pytest.raises(ValueError, match="gain has shape"): net(**_bad(inputs, gain=inputs[1][:2]))
+    with pytest.raises(ValueError, match="motion has shape"): net(**_bad(inputs, motion=inputs[2][:1]))
+
+
+def test_wrong_construction_is_refused():
+    with pytest.raises(ValueError, match="n_frames is 0"): BAENet(n_frames=0)
+    with pytest.raises(ValueError, match="preview_channels is 5"): BAENet(preview_channels=5)
+
+
+def test_impossible_minimum_is_refused():
+    with pytest.raises(ValueError, match="minimum is 0.2"): bounded_softmax(torch.zeros(5), 0.2)
+    with pytest.raises(ValueError, match="minimum is 0.25"): published_bounded_softmax(torch.zeros(5), 0.25)
+
+
+def test_other_weights_are_refused():
+    with pytest.raises(ValueError, match="does not hold MobileNetV2's weights"): BAENet().load_imagenet({"conv.weight": torch.zeros(1)})
+    wrong = MobileNetV2(in_channels=4).state_dict()
+    with pytest.raises(ValueError, match="does not hold MobileNetV2's weights"): BAENet().load_imagenet(wrong)
+
+
+def test_batchnorm_helpers_refuse_networks_without_it_and_empty_runs():
+    with pytest.raises(ValueError, match="no batch normalisation"): recalibrate_batchnorm(nn.Linear(1, 1), lambda: None)
+    with pytest.raises(ValueError, match="no batch normalisation"): freeze_batchnorm(nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="passed no batch"): recalibrate_batchnorm(nn.Sequential(nn.BatchNorm2d(2)), lambda: None)
