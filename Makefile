@@ -18,7 +18,8 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 run: $(STAMP)  ## footage to tables, then print them [SCALE=smoke|small|paper] [FOOTAGE=path]
-	@[[ $$FOOTAGE ]] || dvc status -q data.dvc || dvc pull -q data.dvc
+	@[[ $$FOOTAGE ]] || dvc status -q data.dvc || dvc pull data.dvc </dev/null || { [[ -d data ]] && \
+	    echo "data/ has changes of yours and is used as it is (the embedded footage again: git checkout data.dvc && dvc checkout --force data.dvc)"; }
 	@changes=(); [[ -z $$SCALE ]] || changes+=("scale=$$SCALE"); [[ -z $$FOOTAGE ]] || changes+=("scenes.footage=$$FOOTAGE"); \
 	[[ $${#changes[@]} = 0 ]] || python -m debir_nb.pipeline set "$${changes[@]}"
 	@dvc repro

@@ -148,7 +148,7 @@ class BAENet(nn.Module):
     "Burst auto-exposure network: MobileNetV2 and the bounded softmax (paper, Sec. 4.1). `ValueError` for n_frames or preview_channels that make no sense."
     def __init__(self,
         n_frames: int = 4,  # n: exposure times to predict
-        preview_channels: int = 4,  # 4: packed RAW (paper); 3: demosaicked linear RGB (published code)
+        preview_channels: int = 4,  # 4: packed RAW (paper); 3: demosaicked linear sRGB (published code)
         head: Callable = bounded_exposures,  # logits (b n+1) -> exposure times (b n), s
     ):
         super().__init__()

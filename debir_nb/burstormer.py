@@ -295,7 +295,8 @@ def init_near_identity(
             for parameter in module.diff_fusion.parameters(): parameter.zero_()
     pass_through(net.rec_conv1[0], [1/net.n_frames]*net.n_frames)
     pass_through(net.rec_conv2[0], [.5, .5])
-    net.out_conv[0].weight.zero_()
+    for layer in (net.align.up1, net.align.up2, net.out_conv):
+        for parameter in layer.parameters(): parameter.zero_()
 
 # %% ../nbs/11_burstormer.ipynb #50-11-burstormer
 class Burstormer(nn.Module):

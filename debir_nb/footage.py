@@ -24,7 +24,7 @@ from .core import T_MIN, check
 
 # %% ../nbs/04_footage.ipynb #07-04-footage
 MIN_FPS = 120.0  # slowest capture rate that is accepted as it is, frames/s
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # suffixes read as pictures
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")  # suffixes read as pictures
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts")  # suffixes read as videos
 TABLE = "footage.csv"  # declares clip, source, fps, licence in a footage folder
 
@@ -42,11 +42,15 @@ def _quiet() -> Iterator[None]:
 # %% ../nbs/04_footage.ipynb #10-04-footage
 def read_image(
     path: str | os.PathLike,  # of the picture
-) -> UInt8[np.ndarray, "h w 3"]:  # display-referred sRGB
-    "Read one picture as 8-bit sRGB; `ValueError` when it cannot be decoded."
-    with _quiet(): image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    check(image is not None, f"{path} cannot be read as a picture: is it empty, truncated or of another format?")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+) -> UInt8[np.ndarray, "h w 3"]:  # display-referred sRGB, upright
+    "Read one 8-bit picture as sRGB; `ValueError` when it cannot be decoded to its end or has 16-bit grey levels."
+    from PIL import Image, ImageOps
+    try:
+        with Image.open(path) as image:
+            check(image.mode[0] not in "IF", f"{path} is not an 8-bit picture (mode {image.mode}): convert it to 8-bit sRGB")
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError) as e:
+        raise ValueError(f"{path} cannot be read as a picture: is it empty, truncated or of another format? ({e})") from e
 
 # %% ../nbs/04_footage.ipynb #12-04-footage
 def _video(
@@ -61,14 +65,14 @@ def _video(
 def _count(
     path: Path,  # of the video
 ) -> tuple[int, tuple[int, int], float]:  # frames, (height, width) in px, the container's rate in frames/s
-    "Decode a whole video and count; `ValueError` when nothing decodes, or fewer frames than the container promises."
+    "Decode a whole video and count; `ValueError` when nothing decodes, or fewer frames than the container promises (but for one: some round a duration)."
     with _quiet():
         capture = _video(path)
         promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         n = 0
         while capture.grab(): n += 1
     check(n > 0, f"{path} holds no frame that decodes")
-    check(n >= promised, f"{path} promises {promised} frames but only {n} decode: the file is truncated or damaged, re-encode or copy it again")
+    check(n >= promised - 1, f"{path} promises {promised} frames but only {n} decode: the file is truncated or damaged, re-encode or copy it again")
     size = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
     return n, size, float(capture.get(cv2.CAP_PROP_FPS))
 
@@ -170,15 +174,15 @@ def _size(
     files: list[Path],  # its frames
 ) -> tuple[int, int]:  # height and width, px
     "Size of all frames of a folder; `ValueError` naming a frame that is unreadable or unlike most others."
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
     sizes = []
     for f in files:
         try:
-            with Image.open(f) as image: sizes.append(image.size)
-        except (UnidentifiedImageError, OSError): check(False, f"{f} cannot be read as a picture: is it empty, truncated or of another format?")
-    (w, h), _ = Counter(sizes).most_common(1)[0]
-    odd = next((f"{f.name} is {s[1]} x {s[0]}" for f, s in zip(files, sizes) if s != (w, h)), None)
-    check(odd is None, f"clip {name!r} has frames of different sizes: {odd} px where most are {h} x {w} px (h x w)")
+            with Image.open(f) as image: sizes.append(image.size[::-1])
+        except OSError as e: raise ValueError(f"{f} cannot be read as a picture: is it empty, truncated or of another format?") from e
+    usual = Counter(sizes).most_common(1)[0][0]
+    odd = next((f"{f.name} is {s[0]} x {s[1]}" for f, s in zip(files, sizes) if s != usual), None)
+    check(odd is None, f"clip {name!r} has frames of different sizes: {odd} px where most are {usual[0]} x {usual[1]} px (h x w)")
     return read_image(files[0]).shape[:2]
 
 # %% ../nbs/04_footage.ipynb #29-04-footage

@@ -141,7 +141,7 @@ def build_scenes(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_space(folder, plan, n_ticks)
-    by_name, bar = {clip.name: clip for clip in clips}, tqdm(total=len(plan), desc="scenes", unit="scene")
+    by_name, bar = {clip.name: clip for clip in clips}, tqdm(total=len(plan), desc="scenes", unit="scene", delay=5, mininterval=1)
     for split in SPLITS:
         mine = [scene for scene in plan if scene["split"] == split]
         with atomic(folder/f"{split}.npy") as tmp:
