@@ -287,6 +287,7 @@ def init_near_identity(
 ) -> None:
     "Let an untrained network hand its frames through and predict a correction of 0."
     for module in net.modules():
+        if isinstance(module, ChannelAttention | GatedFeedForward): module.project_out.weight.zero_()
         if isinstance(module, Alignment):
             module.offset_conv.weight.zero_()
             pass_through(module.deform, [1.])

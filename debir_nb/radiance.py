@@ -164,7 +164,7 @@ def film(
     "Footage of a scene: light is averaged while the shutter is open, then encoded. `ValueError` when a number is not positive (paper, Eq. 2, without noise)."
     check(n > 0 and fps > 0 and substeps > 0, f"n is {n}, fps {fps} and substeps {substeps}: all must be positive")
     exposure = 1/fps if exposure is None else exposure
-    def light(opens): return sum(scene(opens + (j + 0.5)/substeps*exposure) for j in range(substeps))/substeps
+    def light(opens): return sum(scene(opens + (j + 0.5)/substeps*exposure) for j in range(substeps))/substeps  # S averaged from `opens` on
     return np.stack([to_display(light(start + i/fps)) for i in range(n)])
 
 # %% ../nbs/05_radiance.ipynb #28-05-radiance

@@ -206,7 +206,10 @@ def test_frames_that_do_not_exist(tmp_path, start, stop):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("name,fps\na,240\n", "needs clip and fps"), ("clip,fps\na,fast\n", "the rate 'fast'"), ("clip,fps\na,0\n", "the rate '0'"), ("clip,fps\na,-240\n", "the rate '-240'")])
+    ("name,fps\na,240\n", "needs clip and fps"),
+    ("clip,fps\na,fast\n", "the rate 'fast'"),
+    ("clip,fps\na,0\n", "the rate '0'"), ("clip,fps\na,-240\n", "the rate '-240'"),
+])
 def test_tables_that_say_nothing(tmp_path, text, message):
     (tmp_path / "footage.csv").write_text(text)
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""The annotations are true: with every call checked by jaxtyping and beartype, a scene goes through the library on tiny tensors.
+"""The annotations are true: with every call checked by jaxtyping and beartype, tiny footage goes through the whole library.
 
 The check is switched on when a module is first imported, hence the process of its own.
 """
@@ -7,59 +7,84 @@ import os
 import pkgutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+import numpy as np
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_annotations_hold():
-    run = subprocess.run([sys.executable, __file__], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # on tiny tensors threads only wait for each other
+    run = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
 
 
-def physics(generator):
-    "Display values to a simulated burst, and back."
-    import torch
-    from debir_nb.degradation import degrade, exposure_value, printed_noise, sensor_noise
-    from debir_nb.raw import develop, pack, random_colour, sample_cfa, unpack, unprocess
-    from debir_nb.simulator import Simulator, collect
-
-    colour = random_colour(2, generator)
-    simulator = Simulator(jitter=True)
-    rgb = unprocess(torch.rand(2, simulator.ticks(2), 3, 16, 16, generator=generator), colour)
-    light = collect(sample_cfa(rgb))
-    gain = torch.tensor([2.0, 8.0])
-    exposures = torch.full((2, 2), 1 / 120, requires_grad=True)
-    burst = simulator.burst(light, exposures, gain, generator)
-    burst.frames.mean().backward()
-    develop(simulator.target(light), colour)
-    pack(unpack(burst.frames.detach()))
-    degrade(rgb.clamp(0, 1), gain, 1.0, generator)
-    exposure_value(exposures, torch.ones(2, 2)), printed_noise(gain), sensor_noise(gain)
-    return *simulator.previews(light, gain, generator), gain, burst
+def film_clips(folder, draws):
+    "Two photographs and a clip of 240 frames/s with hand shake and a moving object."
+    import cv2
+    from debir_nb.radiance import MovingObject, MovingPhotograph, cut_out, film, hand_shake, to_display
+    photo = cv2.GaussianBlur(torch.rand(96, 96, 3, generator=draws).numpy(), (0, 0), 2)
+    ball = MovingObject(cut_out(photo, 10, 10, 20, 20), (30.0, 30.0), (100.0, 0.0))
+    scene = MovingPhotograph(photo, (64, 64), hand_shake(draws, 0.3, 50.0), (ball,), duration=0.3)
+    (folder/"hfr240_shake").mkdir(parents=True)
+    for i, frame in enumerate(film(scene, 50)): cv2.imwrite(str(folder/"hfr240_shake"/f"{i:03}.png"), frame)
+    for name, shift in (("leaf", 0), ("stone", 20)): cv2.imwrite(str(folder/f"{name}.png"), to_display(np.roll(photo, shift, 0)))
 
 
-def networks(previous, preview, gain, burst):
-    "A preview to exposure times, by a network and by a bracket."
-    import torch
+def travel(folder):
+    "Footage to scenes, scenes to losses, and a comparison of two policies."
     from debir_nb.baenet import BAENet
+    from debir_nb.burstormer import Burstormer
+    from debir_nb.core import generator
+    from debir_nb.footage import find_clips
+    from debir_nb.metrics import paired_difference
     from debir_nb.policies import bracket
+    from debir_nb.scenes import SPLITS, SceneStore, build_scenes, plan_scenes
+    from debir_nb.simulator import Simulator
+    from debir_nb.stages import candidate_errors, candidates, debir_loss, draw_scenes, evaluate, pretraining_loss, warm_up_loss
 
-    motion = torch.tensor([0.0, 3.0])
-    for policy in (BAENet(n_frames=2), bracket(2)):
-        assert policy(preview, gain, motion).shape == (2, 2)
+    draws, simulator = generator(0), Simulator(jitter=True)
+    film_clips(folder/"clips", draws)
+    clips = find_clips(folder/"clips")
+    plan = plan_scenes(clips, dict.fromkeys(SPLITS, 2), dict.fromkeys(SPLITS, 32), (0.4, 0.3, 0.3), simulator.ticks(4), 0)
+    build_scenes(clips, plan, folder/"scenes", simulator.ticks(4))
+    store, policy, restorer = SceneStore(folder/"scenes", "restore"), BAENet().eval(), Burstormer(features=8)
+    pretraining_loss(restorer, store, simulator, 4, 2, draws)
+    debir_loss(policy, restorer, store, simulator, 2, draws)
+    _, light, gain = draw_scenes(store, 2, draws)
+    best = candidate_errors(restorer, simulator, light, gain, candidates(4), (0,)).argmin(1)
+    warm_up_loss(bracket(4)(torch.zeros(2, 4, 16, 16), gain, gain), candidates(4)[best])
+    test = SceneStore(folder/"scenes", "test")
+    ours, theirs = (evaluate(p, restorer, test, Simulator(), 0, border=2) for p in (policy, bracket(4)))
+    paired_difference(ours["psnr"], theirs["psnr"], ["one", "two"])
+
+
+def develop_photo(folder):
+    "Linear light to a RAW file and back to display values."
+    from debir_nb.core import generator
+    from debir_nb.degradation import degrade
+    from debir_nb.dng import dng_colour, normalise, read_raw, to_counts, write_dng
+    from debir_nb.raw import develop, pack, random_colour
+    colour = random_colour(1, generator(0))
+    packed = pack(degrade(torch.rand(1, 4, 3, 32, 32), torch.tensor([4.0]), 1 / 120, generator(1)))[0]
+    write_dng(folder/"x.dng", to_counts(packed, 64, 1023), exposure=1 / 120, iso=400, black=64, white=1023, **dng_colour(colour))
+    photo = read_raw(folder/"x.dng")
+    assert (normalise(photo) - packed).abs().max() < 1 / 900
+    develop(normalise(photo)[None], photo.colour())
 
 
 def main():
     from jaxtyping import TypeCheckError, install_import_hook
     with install_import_hook("debir_nb", "beartype.beartype"):
         import debir_nb
-        for module in pkgutil.iter_modules(debir_nb.__path__, "debir_nb."):
-            importlib.import_module(module.name)
-    from debir_nb.core import generator
-    from debir_nb.degradation import burst_gains
-    networks(*physics(generator(0)))
-    try: burst_gains(burst_gains, "a shape that is none")
+        for module in pkgutil.iter_modules(debir_nb.__path__, "debir_nb."): importlib.import_module(module.name)
+    with tempfile.TemporaryDirectory() as folder:
+        travel(Path(folder))
+        develop_photo(Path(folder))
+    try: debir_nb.degradation.burst_gains(torch.ones(2, 2), torch.ones(3))
     except TypeCheckError: return
     raise AssertionError("the check is not switched on")
 

@@ -1,0 +1,107 @@
+"Losses and the protocol of evaluation, on networks small enough to know the answer."
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from debir_nb.core import FRAME_TIME, T_MAX, T_MIN, budget, generator
+from debir_nb.footage import find_clips
+from debir_nb.policies import Fixed, bracket
+from debir_nb.scenes import SceneStore, build_scenes, plan_scenes
+from debir_nb.simulator import Simulator, collect
+from debir_nb.stages import candidate_errors, candidates, debir_loss, evaluate, pretraining_loss, random_exposures, warm_up_loss
+
+
+class MeanRestorer(torch.nn.Module):
+    "Inverse-variance-weighted mean with one learnable brightness."
+    def __init__(self):
+        super().__init__()
+        self.brightness = torch.nn.Parameter(torch.tensor(1.))
+
+    def forward(self, frames, noise_std):
+        weight = noise_std**-2/(noise_std**-2).sum(1, keepdim=True)
+        return self.brightness*(weight[..., None, None, None]*frames).sum(1)
+
+
+class OnePolicy(torch.nn.Module):
+    "Learnable exposures, the same for all scenes."
+    def __init__(self, ticks):
+        super().__init__()
+        self.ticks = torch.nn.Parameter(torch.tensor(ticks))
+
+    def forward(self, preview, gain, motion): return (self.ticks*FRAME_TIME).expand(len(preview), -1)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder, out = tmp_path_factory.mktemp("footage"), tmp_path_factory.mktemp("scenes")
+    y, x = np.mgrid[:64, :80].astype(np.float32)
+    for name, speed in (("a", 0), ("b", .5), ("c", 2)):
+        (folder/f"{name}_240fps").mkdir()
+        for k in range(31): cv2.imwrite(str(folder/f"{name}_240fps"/f"{k:03d}.png"), np.stack([120 + 90*np.sin((x - speed*k)/4 + y/9)]*3, -1).round().astype(np.uint8))
+    clips = find_clips(folder)
+    build_scenes(clips, plan_scenes(clips, dict.fromkeys(("restore", "baenet", "test"), 4), dict.fromkeys(("restore", "baenet", "test"), 48), (.4, .3, .3), 228, 0), out, 228)
+    return {split: SceneStore(out, split) for split in ("restore", "baenet", "test")}
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_random_exposures_are_possible_and_independent_but_for_the_budget(n):
+    ticks = random_exposures(3000, n, generator(n))/FRAME_TIME
+    assert ticks.min() >= T_MIN/FRAME_TIME - 1e-3 and ticks.max() <= T_MAX/FRAME_TIME + 1e-3 and ticks.sum(1).max() <= budget(n)/FRAME_TIME + 1e-2
+    assert (ticks - ticks.round()).abs().max() < 1e-3 and ticks.std(0).min() > 8
+    assert ticks.mean(0).std() < 1.5  # no frame is favoured
+
+
+def test_candidates_of_the_paper():
+    assert (candidates(4)/FRAME_TIME).round().tolist() == [[8]*4, [16]*4, [24]*4, [32]*4, [8, 16, 24, 32]]
+    assert candidates(8).shape == (5, 8) and candidates(8).sum(1).max() <= budget(8) + 1e-6
+
+
+def test_warm_up_loss_is_in_ticks():
+    assert abs(warm_up_loss(torch.full((2, 4), 10*FRAME_TIME), torch.full((2, 4), 13*FRAME_TIME)).item() - 3) < 1e-4
+
+
+def test_labels_ask_for_light_where_nothing_moves_and_for_speed_where_much_does():
+    at = lambda speed: torch.arange(24.) - 4 - speed*torch.arange(228)[:, None]
+    edge = lambda speed: collect((.1 + .4*torch.sigmoid(2*at(speed)))[None, :, None, None].expand(1, 228, 4, 24, 24))
+    for speed, first in ((0., 32), (.15, 8)):
+        errors = candidate_errors(MeanRestorer(), Simulator(), edge(speed), torch.tensor([100.]), candidates(4), (0,))
+        assert errors.shape == (1, 5) and round((candidates(4)[errors[0].argmin()][0]/FRAME_TIME).item()) == first
+
+
+def test_the_same_draws_for_every_candidate():
+    light = collect(torch.full((1, 228, 4, 8, 8), .3))
+    errors = candidate_errors(MeanRestorer(), Simulator(), light, torch.tensor([500.]), candidates(4)[[1, 1]], (3,))
+    assert errors[0, 0] == errors[0, 1]
+
+
+def test_gradients_reach_the_policy_and_agree_with_differences(stores):
+    policy, restorer = OnePolicy([10.3, 20.6, 30.2, 40.4]), MeanRestorer()
+    loss = lambda: debir_loss(policy, restorer, stores["baenet"], Simulator(), 4, generator(1))[0]
+    loss().backward()
+    with torch.no_grad():
+        for i, grad in enumerate(policy.ticks.grad.tolist()):
+            ends = []
+            for step in (.2, -.4): policy.ticks[i] += step; ends.append(loss().item())
+            policy.ticks[i] += .2
+            assert abs((ends[0] - ends[1])/.4 - grad) < 3e-5 + .1*abs(grad)
+
+
+def test_debir_loss_reports_exposures_in_ticks(stores):
+    _, report = debir_loss(bracket(4), MeanRestorer(), stores["baenet"], Simulator(), 3, generator(0))
+    assert [round(report[f"t{i}"]) for i in range(1, 5)] == [8, 24, 40, 56] and report["t1_std"] < 1e-4
+
+
+def test_pretraining_loss_moves_the_restorer(stores):
+    restorer = MeanRestorer()
+    loss, _ = pretraining_loss(restorer, stores["restore"], Simulator(jitter=True), 4, 3, generator(0))
+    loss.backward()
+    assert loss > 0 and restorer.brightness.grad.abs() > 0
+
+
+def test_evaluation_is_repeatable_and_pairs_scenes(stores):
+    a, b = (evaluate(bracket(4), MeanRestorer(), stores["test"], Simulator(), seed=3, border=4) for _ in range(2))
+    assert a == b and len(a["psnr"]) == 4 and [round(t[0]) for t in (a["t1"], a["t4"])] == [8, 56]
+    long = evaluate(Fixed(torch.full((4,), 32*FRAME_TIME)), MeanRestorer(), stores["test"], Simulator(), seed=3, border=4)
+    assert long["gain"] == a["gain"] and long["motion"] == a["motion"] and long["psnr"] != a["psnr"]
+    assert evaluate(bracket(4), MeanRestorer(), stores["test"], Simulator(), seed=4, border=4)["gain"] != a["gain"]
