@@ -264,7 +264,8 @@ def weighted_mean(
 ) -> Float[Tensor, "b c h w"]:  # the inverse-variance-weighted mean of the frames
     "The unbiased mean with the least variance, for still frames with independent noise."
     precision = (noise_std / noise_std.amin(1, keepdim=True)).pow(-2)
-    return torch.einsum("bn,bnchw->bchw", precision / precision.sum(1, keepdim=True), burst)
+    weights = precision / precision.sum(1, keepdim=True)
+    return (weights[:, :, None, None, None] * burst).sum(1)
 
 # %% ../nbs/11_burstormer.ipynb #46-11-burstormer
 @torch.no_grad()

@@ -140,7 +140,7 @@ def read_table(
     for row in rows:
         check({"clip", "fps"} <= set(row), f"{path} has the columns {sorted(map(str, row))}: it needs clip and fps (and may have source, licence)")
         number = re.fullmatch(r"\d+(\.\d+)?", (row["fps"] or "").strip())
-        check(not row["fps"] or (number and float(row["fps"]) > 0), f"{path} gives clip {row['clip']!r} the rate {row['fps']!r}: write frames per second, as in 240")
+        check(not row["fps"] or (number is not None and float(row["fps"]) > 0), f"{path} gives clip {row['clip']!r} the rate {row['fps']!r}: write frames per second, as in 240")
     return rows
 
 # %% ../nbs/04_footage.ipynb #21-04-footage
@@ -151,7 +151,7 @@ def _declared(
     "Name of a clip and what the folder's table says of it: the first row whose `clip` matches the name or the path."
     inside = path.relative_to(folder).as_posix()
     name = inside if path.is_dir() else inside.removesuffix(path.suffix)
-    rows = [row for row in read_table(folder) if fnmatch(name, row["clip"]) or fnmatch(inside, row["clip"])]
+    rows = [row for row in read_table(folder) if fnmatch(name, row["clip"] or "") or fnmatch(inside, row["clip"] or "")]
     return name, rows[0] if rows else {}
 
 # %% ../nbs/04_footage.ipynb #23-04-footage
@@ -194,7 +194,7 @@ def _slow(
     "Refuse an unknown rate, and a slow one unless `slow_as` is given; both with `ValueError`."
     check(fps is not None and fps > 0, f"clip {name!r} has no known capture rate: add the row '{name},,240,' to {TABLE} (columns clip,source,fps,licence), "
         "put the rate in its name ('..._240fps'), or pass fps")
-    if fps >= MIN_FPS: return fps, 1.0
+    if fps >= MIN_FPS: return float(fps), 1.0
     check(slow_as is not None, f"clip {name!r} was captured at {fps:g} frames/s: exposures of 1/240 s need at least {MIN_FPS:g}; "
         "slow_as=240.0 treats it as slow motion, and results must then say so")
     check(slow_as >= MIN_FPS, f"slow_as is {slow_as:g} frames/s: it must be at least {MIN_FPS:g}")
@@ -211,6 +211,7 @@ def open_clip(
     "Open one clip. `ValueError` when it is missing, unreadable, empty, truncated, of mixed sizes, of unknown rate, or too slow."
     path = Path(path)
     check(path.exists(), f"{path} does not exist: give a video, a folder of frames or a photograph")
+    check(fps is None or fps > 0, f"fps is {fps} frames/s: a capture rate is positive")
     folder = Path(folder) if folder is not None else path.parent
     name, row = _declared(path, folder)
     about = dict(name=name, source=row.get("source") or name, path=path, licence=row.get("licence") or "")

@@ -121,6 +121,8 @@ def test_slow_footage_is_slowed_only_on_request_and_says_so(tmp_path):
     assert open_clip(path, fps=300.0, slow_as=240.0).slowed == 1
     with pytest.raises(ValueError, match="slow_as is 60"):
         open_clip(path, slow_as=60.0)
+    with pytest.raises(ValueError, match="fps is -240"):
+        open_clip(path, fps=-240.0)
 
 
 @pytest.mark.parametrize("name, fps", [
