@@ -38,18 +38,19 @@ clean:  ## remove caches and built pages; .venv, data and results stay
 	@rm -rf _proc _docs build dist *.egg-info .pytest_cache .ruff_cache nbs/.ipynb_checkpoints
 	@find debir_nb nbs tests -name __pycache__ -prune -exec rm -rf {} +
 
-ifneq ($(file <$(STAMP)),$(WANTED))
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(WANTED))
 $(STAMP): FORCE
 endif
 $(STAMP):
 	@if ! grep -sqF " $$(pwd -P)/.venv" .venv/pyvenv.cfg || ! .venv/bin/python -c ''; then \
+	    rm -rf .venv; \
 	    for python in $(PYTHON) python3.11 python3 python3.12 python3.13; do \
 	        "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; python=; \
 	    done; \
 	    if [[ -z $$python ]]; then \
 	        echo "Python 3.11 or newer with its venv module is needed (Debian, Ubuntu: apt install python3-venv), or name one: make PYTHON=/path/to/python3.11" >&2; exit 2; \
 	    fi; \
-	    "$$python" -m venv --clear .venv; \
+	    "$$python" -m venv .venv; \
 	fi
 	@echo "Installing into .venv (about 2 GB, a few minutes) ..."
 	@python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"

@@ -6,7 +6,7 @@
 __all__ = ['Policy', 'Fixed', 'bracket']
 
 # %% ../nbs/13_policies.ipynb #02-13-policies
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from .core import FRAME_TIME, T_MIN, budget, check
 from .simulator import check_exposures
 
 # %% ../nbs/13_policies.ipynb #05-13-policies
+@runtime_checkable
 class Policy(Protocol):
     "What chooses exposure times (paper, Sec. 4.1 and 6.1)."
     def __call__(

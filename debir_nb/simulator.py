@@ -52,11 +52,18 @@ class Light:
     cumulative: Float[Tensor, "b t1 c h w"]  # C at the ticks 0..t, in radiance times ticks; t1 = t + 1
     frame_exposure: Float[Tensor, "b"]  # light held by each radiance frame, s; FRAME_TIME if instantaneous
 
+    def to(
+        self,
+        device: torch.device | str,  # where to
+    ) -> "Light":  # a copy there
+        "The same light on another device."
+        return Light(self.cumulative.to(device), self.frame_exposure.to(device))
+
 # %% ../nbs/06_simulator.ipynb #18-06-simulator
 def collect(
     radiance: Float[Tensor, "b t c h w"],  # S, linear, one entry per tick
     frame_exposure: float = FRAME_TIME,  # light held by each radiance frame, s; FRAME_TIME if instantaneous
-) -> Light:
+) -> Light:  # ready to be exposed
     "The `Light` of a radiance sequence (the C in Eq. 7, mended). `ValueError` on NaN or infinity."
     return Light(cumulative(radiance), radiance.new_full((len(radiance),), frame_exposure))
 
