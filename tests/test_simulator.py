@@ -96,7 +96,8 @@ def test_noise_level_report_is_differentiated_too():
 
 
 def test_lengthening_frame_1_moves_all_later_starts_and_its_gain():
-    light, gain, weight = collect(random_scene(228)), torch.tensor([600.], dtype=torch.float64), torch.randn(4, 4, 4, dtype=torch.float64, generator=generator(5))
+    light, gain = collect(random_scene(228)), torch.tensor([600.], dtype=torch.float64)
+    weight = torch.randn(4, 4, 4, dtype=torch.float64, generator=generator(5))
     t = torch.tensor([[9.3, 22.4, 30.2, 39.93]], dtype=torch.float64)
     for frame in range(4):
         for simulator in (SILENT, Simulator()):

@@ -7,7 +7,7 @@ import torch
 from debir_nb.core import FRAME_TIME, T_MAX, T_MIN, budget, generator
 from debir_nb.footage import find_clips
 from debir_nb.policies import Fixed, bracket
-from debir_nb.scenes import SceneStore, build_scenes, plan_scenes
+from debir_nb.scenes import SPLITS, SceneStore, build_scenes, plan_scenes
 from debir_nb.simulator import Simulator, collect
 from debir_nb.stages import candidate_errors, candidates, debir_loss, evaluate, pretraining_loss, random_exposures, warm_up_loss
 
@@ -38,10 +38,13 @@ def stores(tmp_path_factory):
     y, x = np.mgrid[:64, :80].astype(np.float32)
     for name, speed in (("a", 0), ("b", .5), ("c", 2)):
         (folder/f"{name}_240fps").mkdir()
-        for k in range(31): cv2.imwrite(str(folder/f"{name}_240fps"/f"{k:03d}.png"), np.stack([120 + 90*np.sin((x - speed*k)/4 + y/9)]*3, -1).round().astype(np.uint8))
+        for k in range(31):
+            grey = 120 + 90*np.sin((x - speed*k)/4 + y/9)
+            cv2.imwrite(str(folder/f"{name}_240fps"/f"{k:03d}.png"), np.stack([grey]*3, -1).round().astype(np.uint8))
     clips = find_clips(folder)
-    build_scenes(clips, plan_scenes(clips, dict.fromkeys(("restore", "baenet", "test"), 4), dict.fromkeys(("restore", "baenet", "test"), 48), (.4, .3, .3), 228, 0), out, 228)
-    return {split: SceneStore(out, split) for split in ("restore", "baenet", "test")}
+    plan = plan_scenes(clips, dict.fromkeys(SPLITS, 4), dict.fromkeys(SPLITS, 48), (.4, .3, .3), 228, 0)
+    build_scenes(clips, plan, out, 228)
+    return {split: SceneStore(out, split) for split in SPLITS}
 
 
 @pytest.mark.parametrize("n", [2, 4, 8])
@@ -82,7 +85,9 @@ def test_gradients_reach_the_policy_and_agree_with_differences(stores):
     with torch.no_grad():
         for i, grad in enumerate(policy.ticks.grad.tolist()):
             ends = []
-            for step in (.2, -.4): policy.ticks[i] += step; ends.append(loss().item())
+            for step in (.2, -.4):
+                policy.ticks[i] += step
+                ends.append(loss().item())
             policy.ticks[i] += .2
             assert abs((ends[0] - ends[1])/.4 - grad) < 3e-5 + .1*abs(grad)
 
