@@ -7,7 +7,7 @@ __all__ = ['FRAME_TIME', 'PREVIEW_TIME', 'FRAME_GAP', 'PREVIEW_GAP', 'BURST_STAR
            'check_finite', 'optional', 'atomic', 'root', 'generator', 'show']
 
 # %% ../nbs/00_core.ipynb #02-00-core
-import contextlib, importlib, os
+import contextlib, importlib, os, shutil
 from pathlib import Path
 
 import numpy as np
@@ -58,27 +58,37 @@ def optional(
         raise ImportError(f"{module} is not installed: pip install 'debir_nb[{extra}]' brings it") from e
 
 # %% ../nbs/00_core.ipynb #13-00-core
+def _remove(
+    path: Path,  # file or folder; may be absent
+) -> None:
+    "Remove a file or a whole folder, if there is one."
+    if path.is_dir(): shutil.rmtree(path)
+    else: path.unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #14-00-core
 @contextlib.contextmanager
 def atomic(
     path: str | os.PathLike,  # where the finished file (or folder) shall be
 ):  # yields the temporary path to write to
-    "Write to the yielded path; it is renamed to `path` on success and removed on failure."
+    "Write a file, or make a folder, at the yielded path; it is renamed to `path` on success, replacing what was there, and removed on failure."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    begun = path.with_name(f".{path.name}.partial{path.suffix}")
+    _remove(begun)
     try:
-        yield tmp
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+        yield begun
+        if path.is_dir(): _remove(path)
+        os.replace(begun, path)
+    finally: _remove(begun)
 
-# %% ../nbs/00_core.ipynb #16-00-core
+# %% ../nbs/00_core.ipynb #17-00-core
 def root() -> Path:  # the folder that holds settings.ini
     "The project's root, found upwards from the working directory; `FileNotFoundError` outside the project."
     for folder in [Path.cwd(), *Path.cwd().parents]:
         if (folder/"settings.ini").exists() and (folder/"nbs").exists(): return folder
     raise FileNotFoundError(f"no settings.ini and nbs/ above {Path.cwd()}: run this inside the project")
 
-# %% ../nbs/00_core.ipynb #18-00-core
+# %% ../nbs/00_core.ipynb #19-00-core
 def generator(
     *key: int,  # for instance (seed, step)
 ) -> torch.Generator:  # on the CPU
@@ -86,7 +96,7 @@ def generator(
     seed = np.random.SeedSequence([k & 0xFFFFFFFF for k in key]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(seed[0]) << 31 ^ int(seed[1]))
 
-# %% ../nbs/00_core.ipynb #21-00-core
+# %% ../nbs/00_core.ipynb #22-00-core
 def _to_picture(
     image,  # tensor or array: (3, H, W), (H, W, 3) or (H, W)
 ) -> np.ndarray:  # (H, W) as it is, or (H, W, 3) clipped to [0, 1]
@@ -95,7 +105,7 @@ def _to_picture(
     if image.ndim == 3 and image.shape[0] == 3: image = image.transpose(1, 2, 0)
     return image.clip(0, 1) if image.ndim == 3 else image
 
-# %% ../nbs/00_core.ipynb #22-00-core
+# %% ../nbs/00_core.ipynb #23-00-core
 def show(
     images: dict,  # title -> picture, values in [0, 1]
     columns: int | None = None,  # pictures per row; all in one row by default

@@ -78,6 +78,7 @@ def run_stage(
     import papermill
     source = next(root().glob(f"nbs/[0-9][0-9]_{stage}.ipynb"), None)
     check(source is not None, f"stage is {stage!r}: there is no notebook nbs/NN_{stage}.ipynb")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # threads that wait by spinning for long slow a shared machine several times over
     wanted, overrides = set(papermill.inspect_notebook(str(source))), overrides or {}
     parameters = stage_parameters(read_params(root()/"params.yaml"), stage, wanted - overrides.keys()) | overrides
     name = "-".join([source.stem, *overrides.values()]) + ".ipynb"

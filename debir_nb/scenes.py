@@ -126,11 +126,32 @@ def check_space(
 ) -> int:  # bytes needed
     "`ValueError` when the disk has no room for the scenes of a plan."
     need = sum(2*n_ticks*scene["size"]**2 for scene in plan)
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(next(place for place in [folder, *folder.absolute().parents] if place.exists())).free
     check(free > 1.05*need, f"{len(plan)} scenes need {need/1e9:.2f} GB in {folder}, {free/1e9:.2f} GB are free: make room or lower the scene counts in params.yaml")
     return need
 
 # %% ../nbs/16_scenes.ipynb #22-16-scenes
+def _build_split(
+    clips: list[Clip],  # footage
+    scenes: list[dict],  # rows of the plan, all of one split; each learns its motion
+    path: Path,  # of the array
+    n_ticks: int,  # length of a scene, radiance frames
+    bar: tqdm,  # shows progress
+) -> None:
+    "Store the scenes of one split, clip by clip, so that each clip is decoded once."
+    half = scenes[0]["size"]//2
+    store = np.lib.format.open_memmap(path, "w+", np.uint16, (len(scenes), n_ticks, 4, half, half))
+    for clip in clips:
+        mine = [scene for scene in scenes if scene["clip"] == clip.name]
+        footage = clip.frames().permute(0, 2, 3, 1).numpy() if mine else None
+        for scene in mine:
+            colour = random_colour(1, generator(scene["seed"]))
+            store[scene["row"]] = encode_scene(cut_scene(clip, footage, scene, n_ticks), colour)
+            scene["motion"] = round(true_motion(store[scene["row"]], colour), 3)
+            bar.update()
+    store.flush()
+
+# %% ../nbs/16_scenes.ipynb #23-16-scenes
 def build_scenes(
     clips: list[Clip],  # footage
     plan: list[dict],  # from `plan_scenes`
@@ -138,29 +159,15 @@ def build_scenes(
     n_ticks: int,  # length of a scene, radiance frames
 ) -> None:
     "Interpolate, unprocess and store every scene of a plan (paper, Sec. 5.1). `ValueError` when the disk is too small."
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    check_space(folder, plan, n_ticks)
-    by_name, bar = {clip.name: clip for clip in clips}, tqdm(total=len(plan), desc="scenes", unit="scene", delay=5, mininterval=1)
-    for split in SPLITS:
-        mine = [scene for scene in plan if scene["split"] == split]
-        with atomic(folder/f"{split}.npy") as tmp:
-            half = mine[0]["size"]//2
-            store = np.lib.format.open_memmap(tmp, "w+", np.uint16, (len(mine), n_ticks, 4, half, half))
-            for name in sorted({scene["clip"] for scene in mine}):
-                footage = by_name[name].frames().permute(0, 2, 3, 1).numpy()
-                for scene in (s for s in mine if s["clip"] == name):
-                    colour = random_colour(1, generator(scene["seed"]))
-                    store[scene["row"]] = encode_scene(cut_scene(by_name[name], footage, scene, n_ticks), colour)
-                    scene["motion"] = round(true_motion(store[scene["row"]], colour), 3)
-                    bar.update()
-            store.flush()
-    bar.close()
-    with atomic(folder/"scenes.csv") as tmp, open(tmp, "w", newline="") as file:
-        table = csv.DictWriter(file, plan[0].keys())
-        table.writeheader(); table.writerows(plan)
+    check_space(Path(folder), plan, n_ticks)
+    with atomic(folder) as begun, tqdm(total=len(plan), desc="scenes", unit="scene", delay=5, mininterval=1) as bar:
+        begun.mkdir()
+        for split in SPLITS: _build_split(clips, [scene for scene in plan if scene["split"] == split], begun/f"{split}.npy", n_ticks, bar)
+        with open(begun/"scenes.csv", "w", newline="") as file:
+            table = csv.DictWriter(file, plan[0].keys())
+            table.writeheader(); table.writerows(plan)
 
-# %% ../nbs/16_scenes.ipynb #24-16-scenes
+# %% ../nbs/16_scenes.ipynb #25-16-scenes
 class SceneStore:
     "The scenes of one split, read on demand (paper, Sec. 5.1)."
     def __init__(
@@ -204,10 +211,10 @@ class SceneStore:
         each = [random_colour(1, generator(int(self.table[i]["seed"]))) for i in index.tolist()]
         return CameraColour(*(torch.cat([getattr(c, name) for c in each]) for name in ("rgb2cam", "red_gain", "blue_gain", "rgb_gain")))
 
-# %% ../nbs/16_scenes.ipynb #28-16-scenes
+# %% ../nbs/16_scenes.ipynb #29-16-scenes
 GAIN_RANGE = (512., 1024.)  # of g_p: ISO 51200 to 102400 at t_p (published code: 102400 to 204800 at t_min)
 
-# %% ../nbs/16_scenes.ipynb #29-16-scenes
+# %% ../nbs/16_scenes.ipynb #30-16-scenes
 def random_gains(
     batch: int,  # how many
     generator: torch.Generator,  # source of randomness
@@ -216,7 +223,7 @@ def random_gains(
     low, high = GAIN_RANGE
     return low + (high - low)*torch.rand(batch, generator=generator)
 
-# %% ../nbs/16_scenes.ipynb #30-16-scenes
+# %% ../nbs/16_scenes.ipynb #31-16-scenes
 def observe(
     simulator: Simulator,  # takes the previews
     light: Light,  # of the scenes

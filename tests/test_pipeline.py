@@ -43,6 +43,7 @@ def copy_project(to):
     shutil.copytree(ROOT, to, ignore=skip)
     tiny_footage(to/"clips")
     run(to, "git", "init", "-q")
+    run(to, "git", "-c", "user.name=test", "-c", "user.email=test@example.invalid", "commit", "-q", "--allow-empty", "-m", "a beginning")
     run(to, sys.executable, "-m", "debir_nb.pipeline", "set", "scale=smoke", "scenes.footage=clips")
     return to
 
@@ -95,7 +96,7 @@ def test_a_second_repro_runs_nothing(project): assert would_run(project) == []
 
 
 @pytest.mark.parametrize("change, reruns", [
-    ("train_baenet.lr=0.0005", ["train_baenet", "finetune@baenet", "results"]), ("results.border=9", ["results"]),
+    ("train_baenet.lr=0.0005", ["train_baenet", "finetune@baenet", "results"]), ("results.seed=9", ["results"]),
     ("finetune.clip=0.5", ["finetune@baenet", "finetune@bracket", "finetune@fixed", "results"])])
 def test_a_parameter_reruns_its_stage_and_those_after_it(project, change, reruns):
     before = (project/"params.yaml").read_text()
