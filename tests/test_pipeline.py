@@ -63,7 +63,7 @@ def run(folder, *command, ok=True):
 def dvc(folder, *arguments, ok=True): return run(folder, sys.executable, "-m", "dvc", *arguments, ok=ok)
 
 
-def would_run(folder): return re.findall(r"Running stage '([^']+)'", dvc(folder, "repro", "--dry"))
+def repro(folder): return re.findall(r"Running stage '([^']+)'", dvc(folder, "repro"))
 
 
 @pytest.fixture(scope="module")
@@ -92,18 +92,13 @@ def test_reports_hold_the_parameters_of_the_scale_and_pictures(project):
     assert pictures >= 4
 
 
-def test_a_second_repro_runs_nothing(project): assert would_run(project) == []
-
-
-@pytest.mark.parametrize("change, reruns", [
-    ("train_baenet.lr=0.0005", ["train_baenet", "finetune@baenet", "results"]), ("results.seed=9", ["results"]),
-    ("finetune.clip=0.5", ["finetune@baenet", "finetune@bracket", "finetune@fixed", "results"])])
-def test_a_parameter_reruns_its_stage_and_those_after_it(project, change, reruns):
-    before = (project/"params.yaml").read_text()
-    try:
-        set_params(project/"params.yaml", [change])
-        assert sorted(would_run(project)) == sorted(reruns)
-    finally: (project/"params.yaml").write_text(before)
+def test_a_second_repro_runs_nothing_and_a_parameter_reruns_its_stage_and_those_after_it(project, tmp_path):
+    assert repro(project) == []
+    folder = tmp_path/"project"
+    shutil.copytree(project, folder)
+    set_params(folder/"params.yaml", ["train_baenet.lr=0.0005"])
+    assert repro(folder) == ["train_baenet", "finetune@baenet", "results"]
+    assert repro(folder) == []
 
 
 def test_a_killed_stage_resumes_to_the_same_weights(project, tmp_path):
@@ -173,8 +168,9 @@ def test_unknown_scales_keys_and_stages(tmp_path):
     shutil.copy(ROOT/"params.yaml", params)
     (tmp_path/"data").mkdir()
     text = params.read_text()
-    for change, words in (("scale=huge", "scale is 'huge'"), ("train_baenet.rl=1", "train_baenet.rl is no parameter"),
-                          ("scenes.footage=nowhere", "not a folder")):
+    refused = {"scale=huge": "scale is 'huge'", "scale": "write NAME=VALUE", "train_baenet.rl=1": "train_baenet.rl is no parameter",
+               "scenes.footage=nowhere": "not a folder"}
+    for change, words in refused.items():
         with pytest.raises(ValueError, match=words): set_params(params, [change])
         assert params.read_text() == text
     set_params(params, ["train_baenet.lr=5e-4"])
