@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from debir_nb.footage import Clip, find_clips, named_rate, open_clip, read_table
+from debir_nb.dng import write_dng
+from debir_nb.footage import Clip, find_clips, named_rate, open_clip, raw_light, read_table
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 VIDEO = SHARED / "data" / "video"
@@ -57,7 +58,7 @@ def test_pictures_of_other_formats_are_read(tmp_path, suffix):
 @pytest.mark.parametrize("code, suffix", [("MJPG", "avi"), ("mp4v", "mp4")])
 def test_a_video_gives_the_same_frames_whole_and_in_parts(tmp_path, code, suffix):
     frames = pictures(30)
-    clip = open_clip(write_video(tmp_path / f"clip.{suffix}", frames, code))
+    clip = open_clip(write_video(tmp_path / f"clip_240fps.{suffix}", frames, code))
     whole = clip.frames()
     assert clip.n_frames == 30 and clip.fps == 240 and whole.shape == (30, 3, 48, 64)
     assert torch.equal(clip.frames(17, 21), whole[17:21])
@@ -84,8 +85,9 @@ def test_a_photograph_is_shown_upright(tmp_path):
 def test_the_table_wins_over_the_name_and_the_name_over_the_container(tmp_path):
     for name in ("a_240fps", "b_240fps", "c"):
         write_video(tmp_path / f"{name}.avi", pictures(4), fps=150)
-    (tmp_path / "footage.csv").write_text("clip,source,fps,licence\na_240fps,tree,300,CC0\n")
-    a, b, c = find_clips(tmp_path)
+    (tmp_path / "footage.yaml").write_text("a_240fps: {source: tree, fps: 300, licence: CC0}\n")
+    with pytest.warns(UserWarning, match="'c'"):
+        a, b, c = find_clips(tmp_path).clips
     assert (a.fps, a.source, a.licence) == (300, "tree", "CC0")
     assert (b.fps, b.source, b.licence) == (240, "b_240fps", "")
     assert c.fps == 150
@@ -93,15 +95,123 @@ def test_the_table_wins_over_the_name_and_the_name_over_the_container(tmp_path):
 
 
 def test_nested_folders_are_found_and_declared_with_a_star(tmp_path):
-    for name in ("GOPR0372_07_00", "GOPR0372_07_01"):
-        write_folder(tmp_path / "train" / name, pictures(3), "{:06d}.png")
-    (tmp_path / "footage.csv").write_text("clip,source,fps\ntrain/GOPR*,,240\n")
-    assert [(c.name, c.source, c.fps, c.n_frames) for c in find_clips(tmp_path)] == [
-        (f"train/{name}", f"train/{name}", 240, 3) for name in ("GOPR0372_07_00", "GOPR0372_07_01")]
+    for name in ("walk_00", "walk_01"):
+        write_folder(tmp_path / "street" / name, pictures(3), "{:06d}.png")
+    (tmp_path / "footage.yaml").write_text("street/walk_*: {fps: 240}\n")
+    assert [(c.name, c.source, c.fps, c.n_frames) for c in find_clips(tmp_path).clips] == [
+        (f"street/{name}", f"street/{name}", 240, 3) for name in ("walk_00", "walk_01")]
+
+
+def test_gopro_is_recognised_and_the_parts_of_a_recording_are_one_source(tmp_path):
+    for part in ("train/GOPR0384_11_00", "train/GOPR0384_11_05", "test/GOPR0854_11_00"):
+        write_folder(tmp_path / part, pictures(3), "{:06d}.png")
+    found = find_clips(tmp_path)
+    assert [(c.source, c.fps, c.layout) for c in found.clips] == [("GOPR0854_11", 240, "GOPRO_Large_all")] + [("GOPR0384_11", 240, "GOPRO_Large_all")]*2
+    assert found.report() == "3 clips from 2 sources: 3 GOPRO_Large_all"
+
+
+def test_of_gopro_large_and_realblur_the_sharp_pictures_are_photographs_and_the_blurred_are_passed_over(tmp_path):
+    for folder in ("GOPRO_Large/train/GOPR0372_07_00/sharp", "GOPRO_Large/train/GOPR0372_07_00/blur_gamma", "RealBlur-J/scene007/gt", "RealBlur-J/scene007/blur"):
+        write_folder(tmp_path / folder, pictures(2), "gt_{}.png")
+    assert [(c.name, c.source, c.n_frames) for c in find_clips(tmp_path).clips] == [
+        ("GOPRO_Large/train/GOPR0372_07_00/sharp/gt_0", "GOPR0372_07", 1), ("GOPRO_Large/train/GOPR0372_07_00/sharp/gt_1", "GOPR0372_07", 1),
+        ("RealBlur-J/scene007/gt/gt_0", "scene007", 1), ("RealBlur-J/scene007/gt/gt_1", "scene007", 1)]
+
+
+def test_the_bad_among_the_good_are_left_out_and_listed(tmp_path):
+    for name in ("a", "b", "c"):
+        write_folder(tmp_path / f"{name}_240fps", pictures(3))
+    (tmp_path / "c_240fps" / "001.png").write_bytes((tmp_path / "c_240fps" / "001.png").read_bytes()[:-40])
+    found = find_clips(tmp_path)
+    assert [c.name for c in found.clips] == ["a_240fps", "b_240fps"] and list(found.left_out) == ["c_240fps"]
+    assert "001.png cannot be read as a picture: it is truncated" in found.report()
+    (tmp_path / "b_240fps" / "001.png").unlink()
+    with pytest.raises(ValueError, match="2 of 3 clips of .* cannot be used: .*lacks frame 1"):
+        find_clips(tmp_path)
+
+
+def test_two_clips_of_one_name(tmp_path):
+    for suffix in ("avi", "mkv"):
+        write_video(tmp_path / f"wheel_240fps.{suffix}", pictures(3))
+    with pytest.raises(ValueError, match="wheel_240fps.mkv and .*wheel_240fps.avi are both clip 'wheel_240fps'"):
+        find_clips(tmp_path)
+
+
+@pytest.mark.parametrize("names, message", [
+    (["1.png", "2.png", "4.png"], "lacks frame 3, 4.png comes next"), (["1.png", "01.png", "2.png"], "has frame 1 twice")])
+def test_frames_that_are_missing_or_twice(tmp_path, names, message):
+    folder = tmp_path / "clip_240fps"
+    folder.mkdir()
+    for name, picture in zip(names, pictures(3)):
+        cv2.imwrite(str(folder / name), picture)
+    with pytest.raises(ValueError, match=message):
+        open_clip(folder)
+
+
+def test_a_clip_of_more_than_8_bits(tmp_path):
+    video = cv2.VideoWriter(str(tmp_path / "deep_240fps.mkv"), cv2.VideoWriter_fourcc(*"FFV1"), 240, (64, 48), [cv2.VIDEOWRITER_PROP_DEPTH, cv2.CV_16U, cv2.VIDEOWRITER_PROP_IS_COLOR, 0])
+    for level in range(5):
+        video.write(np.full((48, 64), 9000*level, np.uint16))
+    video.release()
+    with pytest.raises(ValueError, match="deep_240fps.mkv has 16 bits a sample, as HDR footage has"):
+        open_clip(tmp_path / "deep_240fps.mkv")
+
+
+def test_a_portrait_clip_with_a_rotation_flag_is_upright(tmp_path):
+    path = write_video(tmp_path / "portrait_240fps.mp4", pictures(3), "mp4v")
+    content = path.read_bytes()
+    unit, quarter = (np.array(m, ">i4").tobytes() for m in ((65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30), (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)))
+    track = content.index(b"tkhd")
+    path.write_bytes(content[:track] + content[track:].replace(unit, quarter, 1))
+    clip = open_clip(path)
+    assert clip.size == (64, 48) and clip.frames().shape == (3, 3, 64, 48)
+
+
+def test_grey_frames_are_grey_and_transparent_ones_are_refused(tmp_path):
+    grey = pictures(1)[0][..., 0]
+    cv2.imwrite(str(tmp_path / "grey.png"), grey)
+    assert (open_clip(tmp_path / "grey.png").frames()[0].numpy() == grey).all()
+    alpha = np.dstack([pictures(1)[0], np.full((48, 64), 255, np.uint8)])
+    cv2.imwrite(str(tmp_path / "alpha.png"), alpha)
+    assert (open_clip(tmp_path / "alpha.png").frames()[0].permute(1, 2, 0).numpy() == alpha[..., 2::-1]).all()  # opaque: nothing is lost
+    alpha[0, 0, 3] = 0
+    cv2.imwrite(str(tmp_path / "alpha.png"), alpha)
+    with pytest.raises(ValueError, match="alpha.png is transparent in places"):
+        open_clip(tmp_path / "alpha.png").frames()
+
+
+def test_a_rate_that_only_the_container_states_is_a_guess(tmp_path):
+    path = write_video(tmp_path / "c.avi", pictures(4), fps=150)
+    with pytest.warns(UserWarning, match="'c': nobody says at which rate it was captured; 150 frames/s is its container's word"):
+        assert open_clip(path).fps == 150
+
+
+def raw_file(path, counts, white=4095, pattern="RGGB"):
+    write_dng(path, counts.astype(np.uint16), exposure=1/60, iso=100, black=256, white=white, pattern=pattern, as_shot_neutral=(.5, 1., .7))
+    return path
+
+
+def test_a_raw_photograph_is_a_clip_with_its_own_light(tmp_path):
+    counts = np.random.default_rng(0).integers(300, 4000, (48, 64))
+    clip = open_clip(raw_file(tmp_path / "photo.dng", counts, pattern="GRBG"))
+    assert (clip.n_frames, clip.size, clip.is_raw) == (1, (24, 32), True) and clip.frames().shape == (1, 3, 24, 32)
+    light = raw_light(clip.raw())
+    assert np.allclose(light[0], (counts[0::2, 1::2] - 256)/3839, atol=1e-6) and np.allclose(light[1], ((counts[0::2, 0::2] + counts[1::2, 1::2])/2 - 256)/3839, atol=1e-6)
+    with pytest.raises(ValueError, match="'a_240fps' is no RAW photograph"):
+        open_clip(write_folder(tmp_path / "a_240fps", pictures(2))).raw()
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda c: np.full_like(c, 4095), "is clipped at its white level of 4095 in 100% of its pixels"),
+    (lambda c: np.minimum(c, 2500), "is clipped at 2500 counts but states a white level of 4095")])
+def test_raw_levels_that_make_no_sense(tmp_path, change, message):
+    counts = change(np.random.default_rng(0).integers(300, 4000, (48, 64)))
+    with pytest.raises(ValueError, match=message):
+        open_clip(raw_file(tmp_path / "photo.dng", counts))
 
 
 def test_a_folder_of_frames_may_be_the_footage_folder_itself(tmp_path):
-    clips = find_clips(write_folder(tmp_path / "wheel_240fps", pictures(3)))
+    clips = find_clips(write_folder(tmp_path / "wheel_240fps", pictures(3))).clips
     assert [(c.name, c.n_frames) for c in clips] == [("wheel_240fps", 3)]
 
 
@@ -109,7 +219,7 @@ def test_loose_pictures_are_photographs_and_hidden_files_are_not_seen(tmp_path):
     write_folder(tmp_path / "photos", pictures(1), "cat.png")
     cv2.imwrite(str(tmp_path / "photos" / "dog.png"), pictures(1, (30, 40))[0])
     write_folder(tmp_path / ".thumbnails", pictures(3))
-    assert [(c.name, c.n_frames, c.size) for c in find_clips(tmp_path)] == [("photos/cat", 1, (48, 64)), ("photos/dog", 1, (30, 40))]
+    assert [(c.name, c.n_frames, c.size) for c in find_clips(tmp_path).clips] == [("photos/cat", 1, (48, 64)), ("photos/dog", 1, (30, 40))]
 
 
 def test_slow_footage_is_slowed_only_on_request_and_says_so(tmp_path):
@@ -132,7 +242,7 @@ def test_named_rates(name, fps):
 
 
 def test_a_folder_without_a_rate_says_how_to_declare_it(tmp_path):
-    with pytest.raises(ValueError, match="'wheel' has no known capture rate.*'wheel,,240,'.*footage.csv"):
+    with pytest.raises(ValueError, match="'wheel' has no known capture rate.*'wheel': {fps: 240}.*footage.yaml"):
         open_clip(write_folder(tmp_path / "wheel", pictures(2)))
 
 
@@ -170,10 +280,8 @@ def test_a_truncated_frame_is_refused_rather_than_filled_with_grey(tmp_path, suf
     folder = write_folder(tmp_path / "clip", pictures(3, (200, 200)), "{}." + suffix)
     path = folder / f"1.{suffix}"
     path.write_bytes(path.read_bytes()[:path.stat().st_size * 2 // 3])
-    clip = open_clip(folder, fps=240.0)
-    assert clip.frames(0, 1).shape == (1, 3, 200, 200)
     with pytest.raises(ValueError, match=f"1.{suffix} cannot be read"):
-        clip.frames()
+        open_clip(folder, fps=240.0).frames()  # a PNG is refused when opened, a JPEG when its frames are read
 
 
 def test_frames_of_different_sizes(tmp_path):
@@ -208,12 +316,11 @@ def test_frames_that_do_not_exist(tmp_path, start, stop):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("name,fps\na,240\n", "needs clip and fps"),
-    ("clip,fps\na,fast\n", "the rate 'fast'"),
-    ("clip,fps\na,0\n", "the rate '0'"), ("clip,fps\na,-240\n", "the rate '-240'"),
+    ("- a\n", "says .* of 'the file': write"), ("a: 240\n", "says 240 of 'a': write"), ("a: {rate: 240}\n", "of 'a': write"), ("a: {fps: [\n", "cannot be read as YAML"),
+    ("a: {fps: fast}\n", "the rate 'fast'"), ("a: {fps: 0}\n", "the rate 0"), ("a: {fps: -240}\n", "the rate -240"), ("a: {fps: .nan}\n", "the rate nan"),
 ])
-def test_tables_that_say_nothing(tmp_path, text, message):
-    (tmp_path / "footage.csv").write_text(text)
+def test_declarations_that_say_nothing(tmp_path, text, message):
+    (tmp_path / "footage.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_table(tmp_path)
 
@@ -226,3 +333,10 @@ def test_real_footage_is_found_at_its_capture_rate():
     assert (wheel.fps, wheel.slowed, wheel.n_frames) == (300, 1, 418)
     with pytest.raises(ValueError, match="captured at 24 frames/s"):
         open_clip(VIDEO / "p24_soccer_juggle.mp4")
+
+
+@needs_footage
+def test_all_shared_footage_is_found():
+    found = find_clips(SHARED / "data", slow_as=240.0)
+    assert set(found.left_out) == {"burst_hdrplus_jpeg"}, found.report()  # nobody says how fast the burst was
+    assert sum(clip.is_raw for clip in found.clips) == 3 and sum("photo/" in clip.name for clip in found.clips) >= 12

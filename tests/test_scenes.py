@@ -1,4 +1,6 @@
 "Scenes: no leaks between splits, faithful storage, and clear answers to bad footage."
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -6,35 +8,39 @@ import torch
 
 from debir_nb import scenes
 from debir_nb.core import FRAME_TIME, T_MIN, generator
-from debir_nb.footage import find_clips
+from debir_nb.dng import write_dng
+from debir_nb.footage import find_clips, raw_light
+from debir_nb.radiance import to_display
 from debir_nb.raw import random_colour, sample_cfa, unprocess
-from debir_nb.scenes import (FIRST_TICK, LEVELS, SPLITS, SceneStore, build_scenes, check_space, cut_scene, frames_needed, observe, plan_scenes, random_gains,
-                             split_sources)
-from debir_nb.simulator import Simulator
+from debir_nb.scenes import (FIRST_TICK, LEVELS, SPLITS, SceneStore, StoredScene, block_sums, build_scenes, check_near_duplicates, check_space, cut_scene, frames_needed, levels,
+                             observe, plan_scenes, random_gains, split_sources, turned)
+from debir_nb.simulator import Simulator, mean_radiance
 
 COUNTS, SIZES, SHARES = {"restore": 3, "baenet": 2, "test": 2}, {"restore": 32, "baenet": 32, "test": 48}, (.4, .3, .3)
 
 
-def texture(height, width, shift=0.):
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    x = x - shift
+def texture(height, width, shift=0., scale=1.):
+    y, x = scale*np.mgrid[:height, :width].astype(np.float32)
+    x = x - scale*shift
     return np.stack([110 + 60*np.sin(x/5 + y/9), 110 + 60*np.sin(y/6 - x/11), 110 + 60*np.sin((x + y)/8)], -1).round().astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def footage(tmp_path_factory):
-    "Three recordings at 240 frames/s, moving by 0, 1 and 2 px a frame, and one photograph."
+    "Three recordings at 240 frames/s, moving by 0, 1 and 2 px a frame, one photograph and one RAW photograph."
     folder = tmp_path_factory.mktemp("footage")
-    for name, speed in (("still", 0), ("walk", 1), ("run", 2)):
+    for scale, name, speed in ((1, "still", 0), (.7, "walk", 1), (.5, "run", 2)):
         (folder/f"{name}_240fps").mkdir()
-        for k in range(34): cv2.imwrite(str(folder/f"{name}_240fps"/f"{k:03d}.png"), texture(80, 100, speed*k)[..., ::-1])
-    cv2.imwrite(str(folder/"photo.png"), texture(80, 100)[..., ::-1])
+        for k in range(34): cv2.imwrite(str(folder/f"{name}_240fps"/f"{k:03d}.png"), texture(80, 100, speed*k, scale)[..., ::-1])
+    cv2.imwrite(str(folder/"photo.png"), texture(80, 100, 0, 1.4)[..., ::-1])
+    counts = cv2.resize(np.random.default_rng(0).uniform(300, 12000, (10, 13)), (200, 160), interpolation=cv2.INTER_CUBIC).clip(256, 16000).astype(np.uint16)
+    write_dng(folder/"camera.dng", counts, exposure=1/60, iso=100, black=256, white=16383, as_shot_neutral=(.5, 1., .7))
     return folder
 
 
 @pytest.fixture(scope="module")
 def built(footage, tmp_path_factory):
-    folder, clips = tmp_path_factory.mktemp("scenes"), find_clips(footage)
+    folder, clips = tmp_path_factory.mktemp("scenes"), find_clips(footage).clips
     plan = plan_scenes(clips, COUNTS, SIZES, SHARES, 228, seed=1)
     build_scenes(clips, plan, folder, 228)
     return folder, clips, plan
@@ -57,7 +63,9 @@ def test_sources_are_disjoint_and_sizes_right(built):
     stores = {split: SceneStore(folder, split) for split in SPLITS}
     sources = [set(store.column("source")) for store in stores.values()]
     assert not sources[0] & sources[1] and not sources[0] & sources[2] and not sources[1] & sources[2]
-    for split, store in stores.items(): assert len(store) == COUNTS[split] and store.raw.shape == (COUNTS[split], 228, 4, SIZES[split]//2, SIZES[split]//2)
+    for split, store in stores.items():
+        assert len(store) == COUNTS[split]
+        for i, row in enumerate(store.table): assert store.scene(i).codes.shape == (1 if row["fps"] == "inf" else 228, 4, SIZES[split]//2, SIZES[split]//2)
 
 
 def test_the_ground_truth_is_a_filmed_frame(built):
@@ -66,32 +74,141 @@ def test_the_ground_truth_is_a_filmed_frame(built):
     by_name = {clip.name: clip for clip in clips}
     for scene in plan:
         clip = by_name[scene["clip"]]
+        if clip.is_raw: continue
         frame = scene["start_frame"] + (FIRST_TICK + 79)//8 if clip.n_frames > 1 else 0
         crop = clip.frames(frame, frame + 1)[:, :, scene["y"]:scene["y"] + scene["size"], scene["x"]:scene["x"] + scene["size"]]
-        want = sample_cfa(unprocess(crop[None]/255, random_colour(1, generator(scene["seed"])))[0])[0]
+        want = sample_cfa(unprocess(turned(crop/255, scene["symmetry"])[None], random_colour(1, generator(scene["seed"])))[0])[0]
         store = SceneStore(folder, scene["split"])
         got = Simulator().target(store.light(torch.tensor([scene["row"]])))[0]
-        assert (got - want.clamp(0, 65535/LEVELS)).abs().max() < 1/LEVELS + 3e-5  # storage, and float32's running sum
+        assert ((got - want.clamp(0, 65535/LEVELS)).abs() <= (2*want.clamp(0)).sqrt()/255 + 1e-4).all()  # half a step of a byte on the square-root scale
+
+
+def test_a_raw_photograph_keeps_its_light_and_its_colours(built):
+    folder, clips, plan = built
+    photo = next(clip for clip in clips if clip.is_raw)
+    scene = next(scene for scene in plan if scene["clip"] == "camera")
+    y, x, size, some = scene["y"], scene["x"], scene["size"], torch.tensor([scene["row"]])
+    store = SceneStore(folder, scene["split"])
+    light = turned(raw_light(photo.raw())[None, :, y:y + size, x:x + size], scene["symmetry"])
+    assert (Simulator().target(store.light(some))[0] - sample_cfa(light)[0]).abs().max() < 1/LEVELS
+    assert torch.allclose(store.colour(some).red_gain, torch.tensor([2.])) and torch.allclose(store.colour(some).rgb2cam, photo.raw().colour().rgb2cam, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 16, 37, 228])
+def test_sums_equal_the_brute_force_sum_of_all_ticks(n):
+    codes = np.random.default_rng(n).integers(0, 256, (n, 4, 3, 5), dtype=np.uint8)
+    scene, ticks = StoredScene(codes, block_sums(codes)), list(range(n + 1))
+    brute = np.concatenate([np.zeros((1, 4, 3, 5)), (levels(codes)/LEVELS).astype(np.float64).cumsum(0)])
+    assert np.abs(scene.sums(ticks) - brute).max() <= 1e-5*brute.max()
+    assert np.array_equal(scene.sums([n, 0, n]), scene.sums(ticks)[[n, 0, n]])
+    if n == 1: assert np.allclose(scene.sums([0, 228]), brute[[0, 1]]*[[[[1]]], [[[228]]]])  # a scene at rest goes on for ever
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory):
+    "A bright half-plane that moves right by half a pixel a tick, filmed with an open shutter at 240 and at 1920 frames/s, and a picture that stands still."
+    folder, x = tmp_path_factory.mktemp("edge"), np.arange(192)
+    for name, fps in (("fast_1920fps", 1920), ("slow_240fps", 240)):
+        (folder/"clips"/name).mkdir(parents=True)
+        step = 960/fps  # px a frame
+        for k in range(240*fps//1920 + 2):
+            light = np.clip((20 + step*(k + 1) - x)/step, 0, 1)*.5 + .1  # linear, averaged while the edge crosses a pixel
+            cv2.imwrite(str(folder/"clips"/name/f"{k:03d}.png"), to_display(np.broadcast_to(light[None, :, None], (64, 192, 3)).astype(np.float32)))
+    (folder/"clips"/"still_240fps").mkdir()
+    for k in range(34): cv2.imwrite(str(folder/"clips"/"still_240fps"/f"{k:03d}.png"), texture(64, 192))
+    clips = find_clips(folder/"clips").clips
+    build_scenes(clips, [{"split": "test", "row": i, "clip": clip.name, "source": clip.source, "fps": clip.fps, "start_frame": 0, "y": 0, "x": 40, "size": 64, "symmetry": 0, "seed": 1} for i, clip in enumerate(clips)], folder/"scenes", 228)
+    return SceneStore(folder/"scenes", "test")
+
+
+def exposed(store, i, ticks):
+    start = torch.tensor([[79*FRAME_TIME]])
+    return mean_radiance(store.light(torch.tensor([i])), start, start + ticks*FRAME_TIME)[0, 0]
+
+
+@pytest.mark.parametrize("ticks", [9, 16.5, 33.25, 64])
+def test_what_stands_still_has_one_mean_however_long_it_is_exposed(edge, ticks):
+    assert (exposed(edge, 2, ticks) - exposed(edge, 2, 8)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("ticks", [24, 40, 64])
+def test_blur_is_as_long_as_speed_times_exposure(edge, ticks):
+    "Exactly where frames are instants; frames that hold 8 ticks keep its extent and soften its ends."
+    def ramp(i):
+        row = exposed(edge, i, ticks)[1, 16].numpy()  # green, every second pixel
+        row = (row - row.min())/(row.max() - row.min())
+        return np.interp([-.75, -.25], -row, 2*np.arange(32)), 2*np.count_nonzero((row > .002) & (row < .998))
+    (low, high), _ = ramp(0)
+    assert abs(2*(high - low)/(ticks/2) - 1) < .02  # half of a straight ramp lies between a quarter and three quarters
+    assert abs(ramp(1)[1] - ticks/2) <= 3
+
+
+def test_near_duplicates_in_different_splits_are_an_error(footage, tmp_path):
+    shutil.copytree(footage, tmp_path/"again")
+    for k in range(34): shutil.copy(tmp_path/"again"/"walk_240fps"/f"{k:03d}.png", (tmp_path/"again").joinpath("copy_240fps").mkdir(exist_ok=True) or tmp_path/"again"/"copy_240fps")
+    clips = find_clips(tmp_path/"again").clips
+    with pytest.raises(ValueError, match="look alike: 'copy_240fps' .* and 'walk_240fps' .*same source in footage.yaml"):
+        check_near_duplicates(clips, {clip.source: "test" if "walk" in clip.source else "restore" for clip in clips})
+    check_near_duplicates(clips, {clip.source: "test" if clip.source in ("walk_240fps", "copy_240fps") else "restore" for clip in clips})
 
 
 def test_a_photograph_stands_still(footage):
-    photo = next(clip for clip in find_clips(footage) if clip.n_frames == 1)
-    frames = cut_scene(photo, photo.frames().permute(0, 2, 3, 1).numpy(), {"start_frame": 0, "y": 3, "x": 5, "size": 32}, 50)
-    assert frames.shape == (50, 3, 32, 32) and (frames == frames[:1]).all() and frames_needed(photo, 228) == 1
+    photo = next(clip for clip in find_clips(footage).clips if clip.n_frames == 1)
+    frames = cut_scene(photo, photo.frames().permute(0, 2, 3, 1).numpy(), {"start_frame": 0, "y": 3, "x": 5, "size": 32, "symmetry": 0}, 50)
+    assert frames.shape == (1, 3, 32, 32) and frames_needed(photo, 228) == 1
 
 
 def test_stored_motion_follows_true_motion(built):
-    _, _, plan = built
-    by_clip = {scene["clip"]: scene["motion"] for scene in plan}
-    assert by_clip.get("still_240fps", 0) < .5
+    by_clip = {row["clip"]: float(row["motion"]) for split in SPLITS for row in SceneStore(built[0], split).table}
+    assert all(by_clip.get(name, 0) < .5 for name in ("still_240fps", "photo", "camera"))
     if "walk_240fps" in by_clip and "run_240fps" in by_clip: assert by_clip["run_240fps"] > by_clip["walk_240fps"] > .5
 
 
-def test_a_rebuild_gives_the_same_scenes(built, tmp_path):
+def contents(folder): return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_rebuild_gives_the_same_bytes(built, tmp_path):
     folder, clips, plan = built
-    build_scenes(clips, plan_scenes(clips, COUNTS, SIZES, SHARES, 228, seed=1), tmp_path, 228)
-    for split in SPLITS: assert (tmp_path/f"{split}.npy").read_bytes() == (folder/f"{split}.npy").read_bytes()
-    assert (tmp_path/"scenes.csv").read_text() == (folder/"scenes.csv").read_text()
+    build_scenes(clips, plan_scenes(clips, COUNTS, SIZES, SHARES, 228, seed=1), tmp_path/"scenes", 228)
+    assert contents(tmp_path/"scenes") == contents(folder)
+
+
+def test_an_interrupted_build_goes_on_where_it_stopped_and_gives_the_same_bytes(built, tmp_path, monkeypatch):
+    folder, clips, plan = built
+    whole, built_now = scenes._build_scene, []
+    def breaks_off(*arguments):
+        if len(built_now) == 4: np.save(arguments[3], np.zeros(3)); raise KeyboardInterrupt  # a half-written scene stays behind
+        built_now.append(arguments[3].name)
+        return whole(*arguments)
+    monkeypatch.setattr(scenes, "_build_scene", breaks_off)
+    with pytest.raises(KeyboardInterrupt): build_scenes(clips, plan, tmp_path/"scenes", 228)
+    assert not (tmp_path/"scenes").exists()
+    monkeypatch.setattr(scenes, "_build_scene", lambda *a: built_now.append("again") or whole(*a))
+    build_scenes(clips, plan, tmp_path/"scenes", 228)
+    assert len(built_now) == len(plan) and contents(tmp_path/"scenes") == contents(folder)
+    assert [p.name for p in tmp_path.iterdir()] == ["scenes"]
+
+
+@pytest.mark.parametrize("end", [".npy", ".sums.npy"])
+def test_a_store_file_that_changed_or_vanished(built, tmp_path, end):
+    shutil.copytree(built[0], tmp_path/"scenes")
+    file = tmp_path/"scenes"/"test"/f"00000{end}"
+    content = bytearray(file.read_bytes()); content[-1] ^= 1; file.write_bytes(content)
+    with pytest.raises(ValueError, match="00000.npy has changed since it was written"): SceneStore(tmp_path/"scenes", "test").light(torch.tensor([0]))
+    file.unlink()
+    with pytest.raises(ValueError, match="00000.npy or its sums are missing"): SceneStore(tmp_path/"scenes", "test").light(torch.tensor([0]))
+
+
+def test_several_workers_read_what_one_reads(built):
+    store = SceneStore(built[0], "restore")
+    loader = torch.utils.data.DataLoader(Targets(store), num_workers=2, multiprocessing_context="spawn")
+    assert torch.equal(torch.cat(list(loader)), Simulator().target(store.light(torch.arange(len(store)))))
+
+
+class Targets(torch.utils.data.Dataset):
+    def __init__(self, store): self.store = store
+    def __len__(self): return len(self.store)
+    def __getitem__(self, i): return Simulator().target(self.store.light(torch.tensor([i])))[0]
 
 
 def test_light_holds_what_a_frame_of_footage_holds(built):
@@ -111,15 +228,15 @@ def test_a_policy_is_shown_preview_gain_and_motion(built):
     ({"sizes": {**SIZES, "test": 128}}, "needs 128 px"), ({"n_ticks": 400}, "has 34 frames, a scene of 400 ticks needs"),
     ({"shares": (.5, .5, .5)}, "shares are"), ({"clips": 2}, "three are needed")])
 def test_plans_that_cannot_be(footage, change, words):
-    arguments = {"clips": find_clips(footage), "counts": COUNTS, "sizes": SIZES, "shares": SHARES, "n_ticks": 228, "seed": 0} | change
-    if arguments["clips"] == 2: arguments["clips"] = find_clips(footage)[:2]
+    arguments = {"clips": find_clips(footage).clips, "counts": COUNTS, "sizes": SIZES, "shares": SHARES, "n_ticks": 228, "seed": 0} | change
+    if arguments["clips"] == 2: arguments["clips"] = find_clips(footage).clips[:2]
     with pytest.raises(ValueError, match=words): plan_scenes(**arguments)
 
 
 def test_too_small_a_disk_leaves_nothing_behind(built, tmp_path, monkeypatch):
     _, clips, plan = built
     monkeypatch.setattr(scenes.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10**5})())
-    with pytest.raises(ValueError, match="make room or lower the scene counts"): build_scenes(clips, plan, tmp_path, 228)
+    with pytest.raises(ValueError, match="make room or lower the scene counts"): build_scenes(clips, plan, tmp_path/"scenes", 228)
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="free"): check_space(tmp_path, plan, 228)
 
@@ -127,8 +244,8 @@ def test_too_small_a_disk_leaves_nothing_behind(built, tmp_path, monkeypatch):
 def test_a_clip_that_ends_while_scenes_are_built_leaves_no_store(built, tmp_path, monkeypatch):
     _, clips, plan = built
     monkeypatch.setattr(scenes, "cut_scene", lambda *_: (_ for _ in ()).throw(ValueError("clip ends before frame 3")))
-    with pytest.raises(ValueError, match="clip ends"): build_scenes(clips, plan, tmp_path, 228)
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="clip ends"): build_scenes(clips, plan, tmp_path/"scenes", 228)
+    assert not (tmp_path/"scenes").exists()
 
 
 def test_stores_that_are_not_there(built, tmp_path):

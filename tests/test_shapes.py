@@ -48,7 +48,7 @@ def travel(folder):
 
     draws, simulator = generator(0), Simulator(jitter=True)
     film_clips(folder/"clips", draws)
-    clips = find_clips(folder/"clips")
+    clips = find_clips(folder/"clips").clips
     plan = plan_scenes(clips, dict.fromkeys(SPLITS, 2), dict.fromkeys(SPLITS, 32), (0.4, 0.3, 0.3), simulator.ticks(4), 0)
     build_scenes(clips, plan, folder/"scenes", simulator.ticks(4))
     store, policy, restorer = SceneStore(folder/"scenes", "restore"), BAENet().eval(), Burstormer(features=8)

@@ -7,7 +7,7 @@ import torch
 
 from debir_nb.core import BURST_START, FRAME_GAP, FRAME_TIME, budget, generator
 from debir_nb.raw import sample_cfa
-from debir_nb.simulator import Light, Simulator, check_exposures, collect, cumulative, mean_radiance, timeline
+from debir_nb.simulator import LightInMemory, Simulator, check_exposures, collect, cumulative, mean_radiance, timeline
 
 GOLDEN = Path(__file__).resolve().parents[2]/"shared"/"golden"/"simulator_published.npz"
 SILENT = Simulator(noise=lambda gain: (0*gain, 0*gain))
@@ -60,7 +60,7 @@ def test_an_exposure_reads_only_its_two_ends():
     start, stop = torch.tensor([[3.5]]).double()*FRAME_TIME, torch.tensor([[200.25]]).double()*FRAME_TIME
     poisoned = light.cumulative.clone()
     poisoned[:, [k for k in range(229) if k not in (3, 4, 200, 201)]] = torch.nan
-    assert torch.equal(mean_radiance(Light(poisoned, light.frame_exposure), start, stop), mean_radiance(light, start, stop))
+    assert torch.equal(mean_radiance(LightInMemory(poisoned, light.frame_exposure), start, stop), mean_radiance(light, start, stop))
 
 
 def test_static_scene_is_unchanged_and_has_no_blur_gradient():

@@ -41,7 +41,7 @@ def stores(tmp_path_factory):
         for k in range(31):
             grey = 120 + 90*np.sin((x - speed*k)/4 + y/9)
             cv2.imwrite(str(folder/f"{name}_240fps"/f"{k:03d}.png"), np.stack([grey]*3, -1).round().astype(np.uint8))
-    clips = find_clips(folder)
+    clips = find_clips(folder).clips
     plan = plan_scenes(clips, dict.fromkeys(SPLITS, 4), dict.fromkeys(SPLITS, 48), (.4, .3, .3), 228, 0)
     build_scenes(clips, plan, out, 228)
     return {split: SceneStore(out, split) for split in SPLITS}
