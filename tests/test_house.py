@@ -190,6 +190,16 @@ def test_sizes():
     assert not large, f"bytes: {large}; notebooks may have 300 KB, other files 2 MB, data belongs to DVC"
 
 
+def test_the_readme_quotes_the_released_results():
+    "What is committed, not what a later run left in results/."
+    shown = [subprocess.run(["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True, text=True) for name in ("README.md", "results/metrics.json")]
+    if any(done.returncode for done in shown): pytest.skip("not a Git checkout")
+    readme, metrics = shown[0].stdout, json.loads(shown[1].stdout)
+    for found in [d["psnr"] for d in metrics["differences"].values()] + list(metrics["fusion"].values()):
+        quoted = f"{found['mean']:+.2f} dB [{found['low']:+.2f}, {found['high']:+.2f}]"
+        assert quoted in readme, f"README.md does not say {quoted}"
+
+
 def test_no_file_names_somebodys_home():
     pattern = re.compile(rb"(?<![\w.])(?:/(?:home|Users)/\w+|/root|[A-Z]:\\\\?Users)[/\\]")
     found = [path.relative_to(ROOT).as_posix() for path in tracked() if "dvcstore" not in path.parts and pattern.search(path.read_bytes())]
