@@ -219,7 +219,10 @@ def _header(
         with Image.open(path) as image: size, mode, turned = image.size, image.mode, not png and image.getexif().get(0x0112, 1) >= 5
     except (OSError, SyntaxError) as e: raise ValueError(f"{path} cannot be read as a picture: is it empty, truncated or of another format?") from e
     _check_depth(path, mode)
-    check(not png or b"IEND" in path.read_bytes()[-12:], f"{path} cannot be read as a picture: it is truncated")
+    if png:
+        with open(path, "rb") as file:
+            file.seek(-12, os.SEEK_END)
+            check(b"IEND" in file.read(), f"{path} cannot be read as a picture: it is truncated")
     return size if turned else size[::-1]
 
 # %% ../nbs/04_footage.ipynb #31-04-footage

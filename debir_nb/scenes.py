@@ -111,11 +111,10 @@ def plan_scenes(
     for split in SPLITS:
         mine, size = [clip for clip in clips if split_of[clip.source] == split], sizes[split]
         check(size % 2 == 0, f"sizes[{split!r}] is {size}: a Bayer crop needs an even side")
+        for name, why in usable(mine[:counts[split]], n_ticks, size)[1].items(): raise ValueError(f"clip {name!r} {why}: use a longer or larger clip, or a smaller crop")
         for row in range(counts[split]):
             clip, draws = mine[row % len(mine)], generator(seed, SPLITS.index(split), row)
             last = clip.n_frames - frames_needed(clip, n_ticks)
-            check(last >= 0, f"clip {clip.name!r} has {clip.n_frames} frames, a scene of {n_ticks} ticks needs {frames_needed(clip, n_ticks)}: use a longer clip")
-            check(min(clip.size) >= size, f"clip {clip.name!r} is {clip.size[0]} x {clip.size[1]} px, a crop needs {size} px: use a larger clip or a smaller crop")
             start, y, x, own = (int(torch.randint(high, (), generator=draws)) for high in (last + 1, clip.size[0] - size + 1, clip.size[1] - size + 1, 2**31))
             symmetry = 0 if split == "test" else int(torch.randint(8, (), generator=draws))
             plan.append({"split": split, "row": row, "clip": clip.name, "source": clip.source, "fps": clip.fps, "slowed": clip.slowed, "licence": clip.licence,
@@ -244,7 +243,7 @@ class StoredLight:
         "What is read from now on goes to this device."
         return replace(self, frame_exposure=self.frame_exposure.to(device))
 
-# %% ../nbs/16_scenes.ipynb #37-16-scenes
+# %% ../nbs/16_scenes.ipynb #38-16-scenes
 def true_motion(
     light: Light,  # of one scene
     colour: CameraColour,  # of one camera (b = 1)
@@ -254,7 +253,7 @@ def true_motion(
     previous, preview = noiseless.previews(light, torch.ones(1), generator(0))
     return motion_magnitude(preview, previous, colour).item()
 
-# %% ../nbs/16_scenes.ipynb #39-16-scenes
+# %% ../nbs/16_scenes.ipynb #40-16-scenes
 def check_space(
     folder: Path,  # where the scenes shall be
     plan: list[dict],  # from `plan_scenes`
@@ -266,14 +265,14 @@ def check_space(
     check(free > 1.05*need, f"{len(plan)} scenes need {need/1e9:.2f} GB in {folder}, {free/1e9:.2f} GB are free: make room or lower the scene counts in params.yaml")
     return need
 
-# %% ../nbs/16_scenes.ipynb #40-16-scenes
+# %% ../nbs/16_scenes.ipynb #41-16-scenes
 def _held(
     fps: float,  # of the footage, frames/s
 ) -> float:  # s
     "Light held by each radiance frame: at most that of 1/fps, and no more than 1/240 s, for fast exposures need fast shutters."
     return min(1/fps, T_MIN) if fps < math.inf else FRAME_TIME
 
-# %% ../nbs/16_scenes.ipynb #41-16-scenes
+# %% ../nbs/16_scenes.ipynb #42-16-scenes
 def _hash(
     place: Path,  # of a scene's ticks; its sums lie beside them
 ) -> str:  # 16 hexadecimal digits
@@ -282,7 +281,7 @@ def _hash(
     digest.update(place.with_suffix(".sums.npy").read_bytes())
     return digest.hexdigest()[:16]
 
-# %% ../nbs/16_scenes.ipynb #42-16-scenes
+# %% ../nbs/16_scenes.ipynb #43-16-scenes
 def _build_scene(
     clip: Clip,  # footage
     footage: UInt8[np.ndarray, "n h w 3"] | Float32[np.ndarray, "1 h w 3"],  # its `pixels`
@@ -299,7 +298,7 @@ def _build_scene(
     camera = {f"rgb2cam_{i}{j}": colour.rgb2cam[0, i, j].item() for i in range(3) for j in range(3)} | {name: getattr(colour, name).item() for name in ("red_gain", "blue_gain", "rgb_gain")}
     return {"motion": round(true_motion(light, colour), 3), "ticks": n_ticks, **camera, "hash": _hash(place)}
 
-# %% ../nbs/16_scenes.ipynb #43-16-scenes
+# %% ../nbs/16_scenes.ipynb #44-16-scenes
 def build_scenes(
     clips: Sequence[Clip],  # footage
     plan: list[dict],  # from `plan_scenes`
@@ -326,7 +325,7 @@ def build_scenes(
                 bar.update()
     _finish(begun, [rows[scene["split"], scene["row"]] for scene in plan], folder)
 
-# %% ../nbs/16_scenes.ipynb #44-16-scenes
+# %% ../nbs/16_scenes.ipynb #45-16-scenes
 def _finish(
     begun: Path,  # the folder with all scenes
     rows: list[dict],  # of the manifest
@@ -342,7 +341,7 @@ def _finish(
     if folder.exists(): shutil.rmtree(folder)
     os.replace(begun, folder)
 
-# %% ../nbs/16_scenes.ipynb #46-16-scenes
+# %% ../nbs/16_scenes.ipynb #47-16-scenes
 class SceneStore:
     "The scenes of one split, read on demand (paper, Sec. 5.1)."
     def __init__(
@@ -398,10 +397,10 @@ class SceneStore:
         rgb2cam = torch.stack([number(f"rgb2cam_{i}{j}") for i in range(3) for j in range(3)], 1).view(-1, 3, 3)
         return CameraColour(rgb2cam, *(number(name) for name in ("red_gain", "blue_gain", "rgb_gain")))
 
-# %% ../nbs/16_scenes.ipynb #50-16-scenes
+# %% ../nbs/16_scenes.ipynb #51-16-scenes
 GAIN_RANGE = (512., 1024.)  # of g_p: ISO 51200 to 102400 at t_p (published code: 102400 to 204800 at t_min)
 
-# %% ../nbs/16_scenes.ipynb #51-16-scenes
+# %% ../nbs/16_scenes.ipynb #52-16-scenes
 def random_gains(
     batch: int,  # how many
     generator: torch.Generator,  # source of randomness
@@ -410,7 +409,7 @@ def random_gains(
     low, high = GAIN_RANGE
     return low + (high - low)*torch.rand(batch, generator=generator)
 
-# %% ../nbs/16_scenes.ipynb #52-16-scenes
+# %% ../nbs/16_scenes.ipynb #53-16-scenes
 def observe(
     simulator: Simulator,  # takes the previews
     light: Light,  # of the scenes

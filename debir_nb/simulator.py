@@ -36,9 +36,7 @@ def cumulative(
     check_finite("radiance", radiance)
     return torch.nn.functional.pad(radiance.cumsum(1), (0, 0, 0, 0, 0, 0, 1, 0))
 
-# Whoever can say what $C$ is at whole ticks can be exposed: a tensor in memory (below), or a store on disk that reads just these ticks (`16_scenes`).
-
-# %% ../nbs/06_simulator.ipynb #14-06-simulator
+# %% ../nbs/06_simulator.ipynb #15-06-simulator
 @runtime_checkable
 class Light(Protocol):
     "The light of a batch of scenes, ready to be exposed."
@@ -59,7 +57,7 @@ class Light(Protocol):
         "The same light on another device."
         ...
 
-# %% ../nbs/06_simulator.ipynb #15-06-simulator
+# %% ../nbs/06_simulator.ipynb #16-06-simulator
 @dataclass(frozen=True)
 class LightInMemory:
     "The running sum of radiance as a tensor, and how much light each radiance frame already holds."
@@ -85,7 +83,7 @@ class LightInMemory:
         "See `Light`."
         return LightInMemory(self.cumulative.to(device), self.frame_exposure.to(device))
 
-# %% ../nbs/06_simulator.ipynb #16-06-simulator
+# %% ../nbs/06_simulator.ipynb #17-06-simulator
 def read_at(
     light: Light,  # the scenes
     ticks: Float[Tensor, "b n"],  # when to read C, ticks
@@ -95,7 +93,7 @@ def read_at(
     low, high = light.sums(torch.cat([k, k + 1], 1)).chunk(2, 1)
     return low + (ticks - k)[..., None, None, None]*(high - low)
 
-# %% ../nbs/06_simulator.ipynb #19-06-simulator
+# %% ../nbs/06_simulator.ipynb #20-06-simulator
 def collect(
     radiance: Float[Tensor, "b t c h w"],  # S, linear, one entry per tick
     frame_exposure: float = FRAME_TIME,  # light held by each radiance frame, s; FRAME_TIME if instantaneous
@@ -103,7 +101,7 @@ def collect(
     "The `Light` of a radiance sequence (the C in Eq. 7, mended). `ValueError` on NaN or infinity."
     return LightInMemory(cumulative(radiance), radiance.new_full((len(radiance),), frame_exposure))
 
-# %% ../nbs/06_simulator.ipynb #20-06-simulator
+# %% ../nbs/06_simulator.ipynb #21-06-simulator
 def mean_radiance(
     light: Light,  # the scenes
     start: Float[Tensor, "b n"],  # t^s, s
@@ -118,14 +116,14 @@ def mean_radiance(
     begun, done = read_at(light, torch.cat([first, last], 1)).chunk(2, 1)
     return (done - begun)/(last - first)[..., None, None, None]
 
-# %% ../nbs/06_simulator.ipynb #30-06-simulator
+# %% ../nbs/06_simulator.ipynb #31-06-simulator
 @dataclass(frozen=True)
 class Burst:
     "A burst as the camera delivers it: packed RAW frames and what the camera knows of their noise (paper, Eqs. 5 and 8)."
     frames: Float[Tensor, "b n c h w"]  # I_1..I_n, linear RAW in [0, 1]
     noise_std: Float[Tensor, "b n"]  # standard deviation of the noise at the frame's mean brightness, linear RAW
 
-# %% ../nbs/06_simulator.ipynb #32-06-simulator
+# %% ../nbs/06_simulator.ipynb #33-06-simulator
 def check_exposures(
     exposures: Float[Tensor, "b n"],  # t_i, s
 ) -> None:
@@ -135,7 +133,7 @@ def check_exposures(
     check(shortest >= T_MIN*(1 - 1e-4), f"exposures holds {shortest*1920:.3f} ticks, below t_min = {T_MIN*1920:g} ticks: raise it")
     check(longest <= t_u*(1 + 1e-4), f"exposures sum to {longest*1920:.2f} ticks, over the budget t_u = {t_u*1920:g} ticks: shorten them")
 
-# %% ../nbs/06_simulator.ipynb #34-06-simulator
+# %% ../nbs/06_simulator.ipynb #35-06-simulator
 @dataclass(frozen=True)
 class Simulator:
     """The differentiable burst simulator (paper, Sec. 4.3): no learnable parameters, exact gradients in every exposure time.

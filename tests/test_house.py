@@ -198,6 +198,8 @@ def test_the_readme_quotes_the_released_results():
     for found in [d["psnr"] for d in metrics["differences"].values()] + list(metrics["fusion"].values()):
         quoted = f"{found['mean']:+.2f} dB [{found['low']:+.2f}, {found['high']:+.2f}]"
         assert quoted in readme, f"README.md does not say {quoted}"
+    for name, digits in (("t1_against_motion", 2), ("t1_rise_with_gain", 1), ("t2_against_t1", 2), ("t2_share_against_t1", 2)):
+        assert f"{metrics['behaviour'][name]:+.{digits}f}" in readme, f"README.md does not say {name} as results/metrics.json does"
 
 
 def test_no_file_names_somebodys_home():
