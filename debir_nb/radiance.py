@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['Radiance', 'HandShake', 'hand_shake', 'MovingObject', 'cut_out', 'MovingPhotograph', 'to_linear', 'to_display',
-           'film', 'Interpolator', 'upsample', 'FootageRadiance', 'footage_radiance']
+           'film', 'moving_object', 'hand_held', 'Interpolator', 'upsample', 'FootageRadiance', 'footage_radiance']
 
 # %% ../nbs/05_radiance.ipynb #02-05-radiance
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from .core import FRAME_TIME, check
@@ -39,38 +40,47 @@ class Radiance(Protocol):
 # %% ../nbs/05_radiance.ipynb #07-05-radiance
 @dataclass(frozen=True)
 class HandShake:
-    "A band-limited random path of the camera: shift and roll as sums of sine waves."
+    "A band-limited random rotation of the camera: angles as sums of sine waves."
     frequency: Float64[np.ndarray, "k"]  # Hz
-    amplitude: Float64[np.ndarray, "3 k"]  # of x (px), y (px) and roll (rad)
+    amplitude: Float64[np.ndarray, "3 k"]  # of the angles about the axes right, down and forward, rad
     phase: Float64[np.ndarray, "3 k"]  # rad
-    middle: float  # time at which the pose is zero, s
+    middle: float  # time at which the camera looks straight ahead, s
+    focal: float  # focal length, px
+
+    def angles(self,
+        time: Float64[np.ndarray, "*t"] | float,  # s
+    ) -> Float64[np.ndarray, "*t 3"]:  # rotation vector: about the axes right, down and forward, rad
+        "How far the camera has turned since `middle`."
+        def wave(t): return (self.amplitude*np.sin(2*np.pi*self.frequency*np.asarray(t)[..., None, None] + self.phase)).sum(-1)
+        return wave(time) - wave(self.middle)
 
     def __call__(self,
-        time: float,  # s
-    ) -> Float64[np.ndarray, "3"]:  # shift right (px), shift down (px) and roll (rad) of the camera
-        "Pose at any time, relative to the pose at `middle`."
-        def wave(t): return (self.amplitude*np.sin(2*np.pi*self.frequency*t + self.phase)).sum(1)
-        return wave(time) - wave(self.middle)
+        time: Float64[np.ndarray, "*t"] | float,  # s
+    ) -> Float64[np.ndarray, "*t 3 3"]:  # homography of pixels counted from the middle of the picture
+        "H(t) = K R(t) K^-1 (LSD2, Eq. 1)."
+        angles = self.angles(time)
+        turn = Rotation.from_rotvec(angles.reshape(-1, 3)).as_matrix().reshape(*angles.shape, 3)
+        lens = np.array([self.focal, self.focal, 1.0])
+        return lens[:, None]*turn/lens
 
 # %% ../nbs/05_radiance.ipynb #08-05-radiance
 def hand_shake(
     generator: torch.Generator,  # randomness
     duration: float,  # of the recording, s
-    speed: float,  # mean speed of the picture's centre, px/s
-    focal: float = 600.0,  # focal length, px; the roll is as large an angle as yaw and pitch
+    speed: float,  # mean speed of the picture's middle, px/s
+    focal: float = 600.0,  # focal length, px; the shorter, the larger the angles and the more they turn and bend the picture's corners
     band: tuple[float, float] = (2.0, 12.0),  # lowest and highest frequency, Hz
 ) -> HandShake:  # the path
-    "Draw a hand shake. `ValueError` when duration or focal is not positive or speed negative (LSD2, Sec. 3.1.3, for rotation as the cause)."
+    "Draw a hand shake. `ValueError` when duration or focal is not positive or speed negative (after LSD2, Sec. 3.1.3, with drawn instead of recorded readings)."
     check(duration > 0 and focal > 0, f"duration is {duration} s and focal {focal} px: both must be positive")
     check(speed >= 0, f"speed is {speed} px/s: it cannot be negative")
     frequency = np.geomspace(*band, 12)
     strength, turn = (torch.randn(3, 12, generator=generator, dtype=torch.float64).numpy(), torch.rand(3, 12, generator=generator, dtype=torch.float64).numpy())
     phase = 2*np.pi*turn
     t = np.linspace(0, duration, 512)[:, None, None]
-    velocity = (strength*np.cos(2*np.pi*frequency*t + phase)).sum(2)  # of x, y and yaw-like roll, before scaling
-    scale = speed/np.hypot(velocity[:, 0], velocity[:, 1]).mean()
-    unit = np.array([[1.0], [1.0], [1/focal]])
-    return HandShake(frequency, scale*unit*strength/(2*np.pi*frequency), phase, duration/2)
+    velocity = (strength*np.cos(2*np.pi*frequency*t + phase)).sum(2)  # about the three axes, before scaling
+    scale = speed/focal/np.hypot(velocity[:, 0], velocity[:, 1]).mean()
+    return HandShake(frequency, scale*strength/(2*np.pi*frequency), phase, duration/2, focal)
 
 # %% ../nbs/05_radiance.ipynb #13-05-radiance
 @dataclass(frozen=True)
@@ -102,9 +112,10 @@ class MovingPhotograph:
     "A photograph seen by a moving camera, with moving objects before it: a radiance sequence that is known at every instant."
     photo: Float32[np.ndarray, "height width 3"]  # linear RGB in [0, 1]
     size: tuple[int, int]  # height and width of the frames, px
-    path: Callable[[float], np.ndarray]  # time (s) -> shift right, shift down (px), roll (rad)
+    path: Callable[[np.ndarray], np.ndarray]  # times (t,) in s -> homographies (t, 3, 3), or one for all, between pixels counted from the middles of frame and photograph
     objects: tuple[MovingObject, ...] = ()  # the last one is in front
     duration: float = 0.2  # s that can be asked for
+    readout: float = 0.0  # s from reading the first row to past the last; 0: a global shutter
     frame_time: float = FRAME_TIME  # s from one frame to the next
     frame_exposure: float = 0.0  # s: its frames are instants
 
@@ -114,18 +125,18 @@ class MovingPhotograph:
         return math.floor(self.duration/self.frame_time)
 
     def __call__(self,
-        time: float,  # s
+        time: float,  # s, of the first row
     ) -> Float32[np.ndarray, "h w 3"]:  # linear RGB; bicubic sampling may leave [0, 1] slightly
-        "What the camera sees at one instant."
-        (h, w), (H, W) = self.size, self.photo.shape[:2]
-        x, y, roll = self.path(time)
-        turn = np.array([[math.cos(roll), -math.sin(roll)], [math.sin(roll), math.cos(roll)]])
-        origin = np.array([(W - 1)/2 + x, (H - 1)/2 + y]) - turn @ np.array([(w - 1)/2, (h - 1)/2])  # photograph pixel under frame pixel (0, 0)
-        how = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-        view = cv2.warpAffine(self.photo, np.c_[turn, origin], (w, h), flags=how, borderMode=cv2.BORDER_REFLECT_101)
+        "What the camera sees at one instant (LSD2, Eqs. 1 and 2)."
+        (h, w), middle = self.size, (np.array(self.photo.shape[1::-1]) - 1)/2
+        rows = time + self.readout*np.arange(h)/h  # when each is read
+        pixels = np.stack(np.broadcast_arrays(np.arange(w) - (w - 1)/2, np.arange(h)[:, None] - (h - 1)/2, 1.0), -1)
+        seen = pixels @ np.swapaxes(self.path(rows), -1, -2)
+        seen = seen[..., :2]/seen[..., 2:] + middle  # photograph pixel under each frame pixel
+        view = cv2.remap(self.photo, seen.astype(np.float32), None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
         for o in self.objects:
-            corner = np.add(o.position, np.multiply(o.velocity, time)) - (np.array(o.patch.shape[1::-1]) - 1)/2
-            layer = cv2.warpAffine(o.patch, np.c_[turn, origin - corner], (w, h), flags=how)
+            corner = np.add(o.position, np.multiply.outer(rows, o.velocity)) - (np.array(o.patch.shape[1::-1]) - 1)/2
+            layer = cv2.remap(o.patch, (seen - corner[:, None]).astype(np.float32), None, cv2.INTER_CUBIC)
             view = layer[..., :3] + (1 - layer[..., 3:])*view
         return view
 
@@ -152,7 +163,7 @@ def to_display(
     "8-bit picture of linear light, rounded (IEC 61966-2-1)."
     return (255*linear_to_srgb(torch.from_numpy(light).clamp(0, 1))).round().to(torch.uint8).numpy()
 
-# %% ../nbs/05_radiance.ipynb #23-05-radiance
+# %% ../nbs/05_radiance.ipynb #24-05-radiance
 def film(
     scene: Callable[[float], np.ndarray],  # time (s) -> linear RGB (h, w, 3)
     n: int,  # frames
@@ -167,30 +178,221 @@ def film(
     def light(opens): return sum(scene(opens + (j + 0.5)/substeps*exposure) for j in range(substeps))/substeps  # S averaged from `opens` on
     return np.stack([to_display(light(start + i/fps)) for i in range(n)])
 
+# %% ../nbs/05_radiance.ipynb #27-05-radiance
+def moving_object(
+    photo: Float32[np.ndarray, "height width 3"],  # linear RGB
+    generator: torch.Generator,  # randomness
+    side: int,  # smaller side of the frames, px: the object has a fifth to two fifths of it
+    middle: tuple[float, float],  # where it is at half time, px right of and below the photograph's corner
+    speed: float,  # px/s: the object moves at 0.7 to 2 times that
+    duration: float,  # of the recording, s
+) -> MovingObject:  # an ellipse of the mirrored photograph
+    "Cut a random object out of a photograph and give it a velocity; `ValueError` when the photograph is smaller than two fifths of `side`."
+    def draw(low, high): return low + (high - low)*torch.rand((), generator=generator).item()
+    h, w = (round(side*draw(0.2, 0.4)) for _ in range(2))
+    patch = cut_out(np.ascontiguousarray(photo[:, ::-1]), int(draw(0, photo.shape[0] - h)), int(draw(0, photo.shape[1] - w)), h, w)
+    angle, fast = draw(0, 2*math.pi), speed*draw(0.7, 2)
+    velocity = np.array([math.cos(angle), math.sin(angle)])*fast
+    return MovingObject(patch, tuple((middle - velocity*duration/2).tolist()), tuple(velocity.tolist()))
+
 # %% ../nbs/05_radiance.ipynb #28-05-radiance
+def hand_held(
+    photo: Float32[np.ndarray, "height width 3"],  # linear RGB in [0, 1]
+    generator: torch.Generator,  # randomness
+    size: tuple[int, int],  # height and width of the frames, px
+    middle: tuple[float, float],  # what the camera looks at, px right of and below the photograph's corner
+    speed: float,  # mean speed of the picture, px/s
+    duration: float,  # s
+    objects: int = 2,  # that move on their own
+    readout: float = 0.0,  # of a rolling shutter, s
+) -> MovingPhotograph:  # known at every instant
+    "A photograph filmed by a shaking hand, with moving objects before it (after LSD2, Sec. 3.1.3, and Digital Gimbal, Sec. 5.1)."
+    shake, (h, w) = hand_shake(generator, duration, speed), size
+    aim = np.eye(3); aim[:2, 2] = np.subtract(middle, (np.array(photo.shape[1::-1]) - 1)/2)
+    def near(): return np.add(middle, (0.7*torch.rand(2, generator=generator).numpy() - 0.35)*(w, h))
+    things = tuple(moving_object(photo, generator, min(size), near(), speed, duration) for _ in range(objects))
+    return MovingPhotograph(photo, size, lambda time: aim @ shake(time), things, duration, readout)
+
+# %% ../nbs/05_radiance.ipynb #35-05-radiance
 def _flow(
     first: UInt8[np.ndarray, "h w 3"],  # display-referred sRGB
     second: UInt8[np.ndarray, "h w 3"],  # display-referred sRGB
 ) -> Float32[np.ndarray, "h w 2"]:  # px to the right and down, from the first to the second
     "Optical flow by dense inverse search (Kroeger et al., ECCV 2016)."
-    grey = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in (first, second)]
-    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*grey, None)
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    search.setFinestScale(0)
+    return search.calc(*(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in (first, second)), None)
 
-# %% ../nbs/05_radiance.ipynb #29-05-radiance
+# %% ../nbs/05_radiance.ipynb #36-05-radiance
+def _grid(
+    height: int,  # px
+    width: int,  # px
+    y: int = 0,  # first row, px
+    x: int = 0,  # first column, px
+) -> Float32[np.ndarray, "height width 2"]:  # column and row of every pixel
+    "Where the pixels of a window are."
+    return np.stack(np.meshgrid(np.arange(x, x + width, dtype=np.float32), np.arange(y, y + height, dtype=np.float32)), -1)
+
+# %% ../nbs/05_radiance.ipynb #37-05-radiance
+def _fetch(
+    picture: UInt8[np.ndarray, "height width 3"] | Float32[np.ndarray, "height width *c"],  # looked up
+    at: Float32[np.ndarray, "h w 2"],  # column and row, px
+    how: int = cv2.INTER_LINEAR,  # OpenCV's interpolation
+) -> UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w *c"]:  # the picture there
+    "Look up a picture between its pixels; beyond its border, its border."
+    return cv2.remap(picture, at, None, how, borderMode=cv2.BORDER_REPLICATE)
+
+# %% ../nbs/05_radiance.ipynb #39-05-radiance
+def _fast(
+    frame: UInt8[np.ndarray, "h w 3"],  # display-referred sRGB
+    others: tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"]],  # the frames before and after
+    flows: list[Float32[np.ndarray, "h w 2"]],  # from the frame to either, px
+    threshold: float = 16.0,  # of a difference that is no noise, 1/255
+) -> UInt8[np.ndarray, "h2 w2"]:  # 1 where neither shows the frame; half size, specks removed
+    "What moves too fast for the flow."
+    h, w = frame.shape[:2]
+    missing = [cv2.resize(cv2.absdiff(frame, _fetch(o, _grid(h, w) + f)), (w//2, h//2), interpolation=cv2.INTER_AREA) for o, f in zip(others, flows)]
+    neither = np.maximum.reduce(cv2.split(np.minimum(*missing))) > threshold
+    return cv2.morphologyEx(neither.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
+
+# %% ../nbs/05_radiance.ipynb #40-05-radiance
+def _block(
+    piece: UInt8[np.ndarray, "n n 3"],  # a block of one frame
+    mask: UInt8[np.ndarray, "n n"],  # its fast pixels: only they count
+    around: UInt8[np.ndarray, "m m 3"],  # the other frame, around the same place
+    fast: UInt8[np.ndarray, "m m"],  # fast pixels there
+) -> tuple[int, int] | None:  # shift right and down, px of these pictures; None: no good match
+    "Exhaustive search for one block. A match lands on fast pixels for half of its own, and halves the squared difference that is there without moving."
+    weight = mask.astype(np.float32)
+    cost = cv2.matchTemplate(around.astype(np.float32), piece.astype(np.float32), cv2.TM_SQDIFF, mask=cv2.merge([weight]*3))
+    lands = cv2.matchTemplate(fast.astype(np.float32), weight, cv2.TM_CCORR)
+    reach = cost.shape[0]//2
+    stay, cost = cost[reach, reach], np.where(lands >= 0.5*weight.sum(), cost, np.inf)
+    dy, dx = np.unravel_index(cost.argmin(), cost.shape)
+    return (int(dx) - reach, int(dy) - reach) if cost[dy, dx] < 0.5*stay else None
+
+# %% ../nbs/05_radiance.ipynb #41-05-radiance
+def _follow(
+    first: UInt8[np.ndarray, "h w 3"],  # display-referred sRGB
+    second: UInt8[np.ndarray, "h w 3"],  # display-referred sRGB
+    fast: tuple[UInt8[np.ndarray, "h2 w2"], UInt8[np.ndarray, "h2 w2"]],  # fast pixels of either, half size
+    block: int = 16,  # side of a block, px of the half size
+    reach: int = 24,  # farthest shift, px of the half size
+) -> Float32[np.ndarray, "h w 2"]:  # px of the full size; nan where nothing was found
+    "Find the fast pixels of one frame in the other, block by block; where blocks overlap, the one that holds most of them counts."
+    h, w = fast[0].shape
+    a, b = (cv2.resize(f, (w, h), interpolation=cv2.INTER_AREA) for f in (first, second))
+    b = cv2.copyMakeBorder(b, *[reach]*4, cv2.BORDER_REPLICATE)
+    targets = cv2.copyMakeBorder(cv2.dilate(fast[1], np.ones((3, 3), np.uint8)), *[reach]*4, cv2.BORDER_CONSTANT)
+    shift, most = np.full((h, w, 2), np.nan, np.float32), np.zeros((h, w), int)
+    for y in range(0, h - block + 1, block//2):
+        for x in range(0, w - block + 1, block//2):
+            here, there = np.s_[y:y + block, x:x + block], np.s_[y:y + block + 2*reach, x:x + block + 2*reach]
+            mask = fast[0][here]
+            if mask.sum() < 6: continue  # too few to recognise
+            move = _block(a[here], mask, b[there], targets[there])
+            if move is None: continue
+            better = (mask > 0) & (mask.sum() > most[here])
+            most[here][better], shift[here][better] = mask.sum(), np.multiply(2, move)
+    return cv2.resize(shift, first.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+
+# %% ../nbs/05_radiance.ipynb #45-05-radiance
+@dataclass(frozen=True)
+class _Motion:
+    "The motion between two frames, on every second pixel of every second row."
+    forward: Float32[np.ndarray, "h w 2"]  # from the first frame to the second, px of the frame
+    backward: Float32[np.ndarray, "h w 2"]  # from the second to the first, px of the frame
+    order: Int64[np.ndarray, "n"]  # pixels of the first frame, then of the second, the least certain first
+
+# %% ../nbs/05_radiance.ipynb #46-05-radiance
+def _cost(
+    frame: UInt8[np.ndarray, "h w 3"],  # display-referred sRGB
+    other: UInt8[np.ndarray, "h w 3"],  # display-referred sRGB
+    flow: Float32[np.ndarray, "h w 2"],  # from the frame to the other, px
+) -> Float32[np.ndarray, "h w"]:  # mean absolute difference over 5 x 5 px, 1/255
+    "How badly the other frame explains each pixel."
+    unlike = cv2.absdiff(frame, _fetch(other, _grid(*frame.shape[:2]) + flow))
+    return cv2.blur(cv2.cvtColor(unlike, cv2.COLOR_RGB2GRAY).astype(np.float32), (5, 5))
+
+# %% ../nbs/05_radiance.ipynb #47-05-radiance
+def _motion(
+    frames: list[UInt8[np.ndarray, "h w 3"] | None],  # before, first, second, after; display-referred sRGB, None beyond the end
+    flows: list[Float32[np.ndarray, "h w 2"] | None],  # first to before, first to second, second to first, second to after; px
+) -> _Motion:  # between the first and the second
+    "Flow, what is too fast for it, and the order of painting (after Niklaus and Liu, CVPR 2020)."
+    before, first, second, after = frames
+    flow, cost = [flows[1], flows[2]], [_cost(first, second, flows[1]), _cost(second, first, flows[2])]
+    if before is not None and after is not None:
+        fast = _fast(first, (before, second), flows[:2]), _fast(second, (first, after), flows[2:])
+        for i, found in enumerate((_follow(first, second, fast), _follow(second, first, fast[::-1]))):
+            known = ~np.isnan(found[..., 0])
+            flow[i], cost[i] = np.where(known[..., None], found, flow[i]), cost[i] - 256*known
+    return _Motion(*(np.ascontiguousarray(f[::2, ::2]) for f in flow), np.argsort(-np.stack(cost)[:, ::2, ::2], axis=None, kind="stable"))
+
+# %% ../nbs/05_radiance.ipynb #49-05-radiance
+def _travellers(
+    motion: _Motion,  # between two frames
+    window: tuple[slice, slice],  # rows and columns on the grid of the motion
+) -> tuple[Float32[np.ndarray, "m 2"], Float32[np.ndarray, "m 2"]]:  # start and move, both in steps of the grid; in painting order
+    "All that may pass through a window."
+    rows, columns = window
+    grid, forward, backward = _grid(*motion.forward.shape[:2]), motion.forward/2, motion.backward/2
+    start, move = (np.concatenate(p).reshape(-1, 2) for p in ((grid, grid + backward), (forward, -backward)))
+    low, high = np.minimum(start, start + move), np.maximum(start, start + move)
+    passes = ((high > (columns.start - 1, rows.start - 1)) & (low < (columns.stop, rows.stop))).all(1)
+    chosen = motion.order[passes[motion.order]]
+    return start[chosen], move[chosen]
+
+# %% ../nbs/05_radiance.ipynb #50-05-radiance
+def _paint(
+    canvas: Float32[np.ndarray, "h w 2"],  # motion where nobody paints, px of the frame; painted over
+    travellers: tuple[Float32[np.ndarray, "m 2"], Float32[np.ndarray, "m 2"]],  # start and move, steps of the grid
+    window: tuple[slice, slice],  # rows and columns of the canvas on the grid of the motion
+    t: float,  # time between the frames, in (0, 1)
+) -> Float32[np.ndarray, "h w 2"]:  # motion from the first frame to the second of what is there at time t, px of the frame
+    "Forward warping of the motion; the last one to come stays on top. Specks are removed by a median."
+    start, move = travellers
+    y, x = (np.rint(start[:, i] + t*move[:, i]).astype(np.int32) - s.start for i, s in zip((1, 0), window))
+    inside = (x >= 0) & (x < canvas.shape[1]) & (y >= 0) & (y < canvas.shape[0])
+    canvas[y[inside], x[inside]] = 2*move[inside]
+    return cv2.medianBlur(canvas, 3)
+
+# %% ../nbs/05_radiance.ipynb #51-05-radiance
+def _weights(
+    move: Float32[np.ndarray, "h w 2"],  # motion at time t, px of the frame
+    motion: _Motion,  # between the two frames
+    window: tuple[slice, slice],  # rows and columns on the grid of the motion
+    t: float,  # time between the frames, in (0, 1)
+    tolerance: float = 3.0,  # tau, px
+) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:  # w_1/(w_0 + w_1) and w_f
+    "Whom to believe: the share of the second frame, and of the cross-fade."
+    at = _grid(*move.shape[:2], window[0].start, window[1].start)
+    apart = _fetch(motion.forward, at - t/2*move) - move, _fetch(motion.backward, at + (1 - t)/2*move) + move
+    first, second = (cv2.blur(np.exp(-(d[..., 0]**2 + d[..., 1]**2)/tolerance**2), (5, 5)) for d in apart)
+    near = (1 - t)*(first + 0.25), t*(second + 0.25)
+    return near[1]/(near[0] + near[1]), 1 - np.maximum(first, second)
+
+# %% ../nbs/05_radiance.ipynb #52-05-radiance
 def _between(
     frames: UInt8[np.ndarray, "2 height width 3"],  # two neighbours, display-referred sRGB
-    flows: tuple[Float32[np.ndarray, "h w 2"], Float32[np.ndarray, "h w 2"]],  # forward and backward, px, of the window that is wanted
-    at: Float32[np.ndarray, "h w 2"],  # column and row of the window's pixels in the frames, px
-    t: float,  # time between the neighbours, in (0, 1)
-) -> list[UInt8[np.ndarray, "h w 3"]]:  # what either neighbour says of time t, display-referred sRGB
-    "Fetch both neighbours along the flow (Jiang et al., CVPR 2018, Eq. 4)."
-    forward, backward = flows
-    places = at + t*t*backward - (1 - t)*t*forward, at + (1 - t)**2*forward - t*(1 - t)*backward
-    return [cv2.remap(f, p, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE) for f, p in zip(frames, places)]
+    motion: _Motion,  # between them
+    travellers: tuple[Float32[np.ndarray, "m 2"], Float32[np.ndarray, "m 2"]],  # of the window
+    window: tuple[slice, slice],  # rows and columns in the frames, both starting at an even number
+    t: float,  # time between the frames, in (0, 1)
+) -> UInt8[np.ndarray, "h w 3"]:  # the window at time t, display-referred sRGB
+    "Paint the motion, look up both neighbours along it, blend (forward warping with occlusion reasoning)."
+    coarse = tuple(slice(s.start//2, (s.stop + 1)//2) for s in window)
+    move = _paint((1 - t)*motion.forward[coarse] - t*motion.backward[coarse], travellers, coarse, t)
+    share, fade = _weights(move, motion, coarse, t)
+    at = _grid(*(s.stop - s.start for s in window))
+    move, share, fade = (_fetch(x, at/2) for x in (move, share, fade))  # from the coarse grid to every pixel
+    at = at + np.float32([window[1].start, window[0].start])
+    moved = [_fetch(f, p, cv2.INTER_CUBIC) for f, p in zip(frames, (at - t*move, at + (1 - t)*move))]
+    return cv2.blendLinear(cv2.blendLinear(*moved, 1 - share, share), cv2.addWeighted(frames[0][window], 1 - t, frames[1][window], t, 0), 1 - fade, fade)
 
-# %% ../nbs/05_radiance.ipynb #33-05-radiance
+# %% ../nbs/05_radiance.ipynb #58-05-radiance
 class Interpolator:
-    "Footage at 1920 frames/s, window by window; the flow of a pair of frames is found when first needed, and kept."
+    "Footage at 1920 frames/s, window by window; the motion between two frames is found when first needed, and kept."
 
     def __init__(self,
         frames: UInt8[np.ndarray, "n h w 3"],  # display-referred sRGB
@@ -199,21 +401,30 @@ class Interpolator:
         "`ValueError` when there are no frames or the rate is not positive and finite."
         check(len(frames) > 0, "frames is empty: interpolation needs at least one frame")
         check(0 < fps < math.inf, f"fps is {fps}: it must be positive and finite (make footage of a photograph with film)")
-        self.source, self.fps, self._flows = frames, fps, {}
+        self.source, self.fps, self._flows, self._motions = frames, float(fps), {}, {}
 
     @property
     def n_ticks(self) -> int:  # ticks of 1/1920 s
         "How many ticks lie between the first and the last source frame, both included."
         return math.floor((len(self.source) - 1)/(self.fps*FRAME_TIME) + 1e-6) + 1
 
-    def _pair(self,
-        i: int,  # of the first frame
-    ) -> tuple[Float32[np.ndarray, "h w 2"], Float32[np.ndarray, "h w 2"]]:  # px
-        "Flow from frame i to the next, and back."
-        if i not in self._flows:
-            first, second = self.source[i:i + 2]
-            self._flows[i] = _flow(first, second), _flow(second, first)
-        return self._flows[i]
+    def _flow(self,
+        i: int,  # source frame
+        j: int,  # a neighbour of it, or one beyond the end
+    ) -> Float32[np.ndarray, "h w 2"] | None:  # px; None beyond the end
+        "Flow from frame i to frame j."
+        if not 0 <= j < len(self.source): return None
+        if (i, j) not in self._flows: self._flows[i, j] = _flow(self.source[i], self.source[j])
+        return self._flows[i, j]
+
+    def _motion(self,
+        i: int,  # source frame
+    ) -> _Motion:  # to the next
+        "Motion from frame i to frame i + 1."
+        if i not in self._motions:
+            frames = [self.source[j] if 0 <= j < len(self.source) else None for j in range(i - 1, i + 3)]
+            self._motions[i] = _motion(frames, [self._flow(*pair) for pair in ((i, i - 1), (i, i + 1), (i + 1, i), (i + 1, i + 2))])
+        return self._motions[i]
 
     def ticks(self,
         start: int = 0,  # first tick
@@ -224,23 +435,22 @@ class Interpolator:
     ) -> UInt8[np.ndarray, "n h w 3"]:  # display-referred sRGB; tick k holds the light from time k/1920 s on
         "Frames at 1920 frames/s, equal to the source where they meet it; `ValueError` when ticks or window lie outside (paper, Sec. 5.1)."
         n = self.n_ticks - start if n is None else n
-        h, w = size or self.source.shape[1:3]
+        (height, width), (h, w) = self.source.shape[1:3], size or self.source.shape[1:3]
         check(start >= 0 and n > 0 and start + n <= self.n_ticks, f"ticks {start} to {start + n} do not exist: {len(self.source)} frames at {self.fps:g} frames/s make {self.n_ticks}")
-        check(y >= 0 and x >= 0 and y + h <= self.source.shape[1] and x + w <= self.source.shape[2], f"a window of {h} x {w} px at row {y}, column {x} "
-            f"is not inside frames of {self.source.shape[1]} x {self.source.shape[2]} px")
-        here = np.s_[y:y + h, x:x + w]
-        at = np.stack(np.meshgrid(np.arange(x, x + w), np.arange(y, y + h)), -1).astype(np.float32)
-        out = np.empty((n, h, w, 3), np.uint8)
+        check(y >= 0 and x >= 0 and y + h <= height and x + w <= width, f"a window of {h} x {w} px at row {y}, column {x} is not inside frames of {height} x {width} px")
+        top, left = (max(0, a - 8)//2*2 for a in (y, x))  # the median and the means of 5 look up to 8 px beyond the window
+        window = slice(top, min(y + h + 8, height)), slice(left, min(x + w + 8, width))
+        coarse = tuple(slice(s.start//2, (s.stop + 1)//2) for s in window)
+        out, here, now = np.empty((n, h, w, 3), np.uint8), np.s_[y - top:y - top + h, x - left:x - left + w], None
         for k in range(n):
-            i, t = divmod(round((start + k)*self.fps*FRAME_TIME, 6), 1)
+            i, t = divmod(round(float(start + k)*self.fps*FRAME_TIME, 6), 1)
             i = int(i)
-            if t == 0: out[k] = self.source[i][here]
-            else:
-                a, b = _between(self.source[i:i + 2], tuple(f[here] for f in self._pair(i)), at, t)
-                out[k] = cv2.addWeighted(a, 1 - t, b, t, 0)
+            if t == 0: out[k] = self.source[i, y:y + h, x:x + w]; continue
+            if i != now: now, motion = i, self._motion(i); travellers = _travellers(motion, coarse)
+            out[k] = _between(self.source[i:i + 2], motion, travellers, window, t)[here]
         return out
 
-# %% ../nbs/05_radiance.ipynb #34-05-radiance
+# %% ../nbs/05_radiance.ipynb #59-05-radiance
 def upsample(
     frames: UInt8[np.ndarray, "n h w 3"],  # display-referred sRGB
     fps: float,  # capture rate, frames/s
@@ -250,7 +460,7 @@ def upsample(
     "Footage of any rate at 1920 frames/s (see `Interpolator`, which serves many windows of the same footage)."
     return Interpolator(frames, fps).ticks(start, n)
 
-# %% ../nbs/05_radiance.ipynb #43-05-radiance
+# %% ../nbs/05_radiance.ipynb #72-05-radiance
 @dataclass(frozen=True)
 class FootageRadiance:
     "A window of footage as a radiance sequence (paper, Sec. 5.1)."
@@ -278,7 +488,7 @@ class FootageRadiance:
         ticks = self.interpolator.ticks(start, stop - start, self.y, self.x, self.size)
         return torch.from_numpy(to_linear(ticks)).permute(0, 3, 1, 2)
 
-# %% ../nbs/05_radiance.ipynb #44-05-radiance
+# %% ../nbs/05_radiance.ipynb #73-05-radiance
 def footage_radiance(
     clip: Clip,  # footage
     start: int = 0,  # first source frame

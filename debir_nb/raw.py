@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['RGB2CAM', 'pack', 'unpack', 'sample_cfa', 'srgb_to_linear', 'linear_to_srgb', 'CameraColour', 'random_colour',
-           'apply_matrix', 'unprocess', 'malvar_filters', 'demosaic', 'render', 'develop']
+           'apply_matrix', 'to_camera', 'unprocess', 'dequantise', 'malvar_filters', 'demosaic', 'render', 'develop']
 
 # %% ../nbs/02_raw.ipynb #02-02-raw
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from .core import check, check_finite
@@ -76,10 +76,13 @@ class CameraColour:
         check_finite("rgb2cam", self.rgb2cam)
         for name in ("red_gain", "blue_gain", "rgb_gain"): check_positive(name, getattr(self, name))
 
+    def balance(self) -> Float[Tensor, "b 3"]:  # of R, G, B, 1
+        "What is left of white on the sensor: the inverse of all gains."
+        return 1/(torch.stack([self.red_gain, torch.ones_like(self.red_gain), self.blue_gain], -1)*self.rgb_gain[:, None])
+
     def matrix(self) -> Float[Tensor, "b 3 3"]:  # linear camera RGB = matrix @ linear sRGB
         "From linear sRGB to linear camera RGB; it commutes with integration over time."
-        balance = torch.stack([1/self.red_gain, torch.ones_like(self.red_gain), 1/self.blue_gain], -1)
-        return balance[:, :, None]*self.rgb2cam/self.rgb_gain[:, None, None]
+        return self.balance()[:, :, None]*self.rgb2cam
 
 # %% ../nbs/02_raw.ipynb #19-02-raw
 RGB2CAM = torch.tensor([  # linear sRGB to camera RGB of three cameras, 1 (published code of the paper)
@@ -109,16 +112,36 @@ def apply_matrix(
     check(len(matrix) == len(rgb), f"there are {len(matrix)} colour matrices for {len(rgb)} pictures: give one each")
     return torch.einsum("bij,b...jhw->b...ihw", matrix.to(rgb), rgb)
 
-# %% ../nbs/02_raw.ipynb #24-02-raw
+# %% ../nbs/02_raw.ipynb #25-02-raw
+def to_camera(
+    linear: Float[Tensor, "b *batch 3 h w"],  # linear sRGB in [0, 1]
+    colour: CameraColour,  # one camera per picture or sequence
+) -> Float[Tensor, "b *batch 3 h w"]:  # linear camera RGB; highlights stay white
+    "What a camera's filters pass; `ValueError` when the batches differ (Brooks et al., CVPR 2019, Sec. 3.4)."
+    rgb = apply_matrix(colour.rgb2cam, linear)
+    gain = colour.balance().to(rgb).view(-1, *[1]*(rgb.ndim - 4), 3, 1, 1)
+    keep = ((rgb.mean(-3, keepdim=True) - 0.9)/0.1).clamp(min=0)**2
+    return rgb*torch.maximum(keep + (1 - keep)*gain, gain)
+
+# %% ../nbs/02_raw.ipynb #26-02-raw
 def unprocess(
     srgb: Float[Tensor, "b *batch 3 h w"],  # display values in [0, 1]
     colour: CameraColour,  # one camera per picture or sequence
 ) -> Float[Tensor, "b *batch 3 h w"]:  # linear camera RGB, not clipped
-    "Gamma expansion, then the camera's matrix; `ValueError` when a value is not finite (Brooks et al., CVPR 2019; paper, Sec. 5.1)."
+    "Gamma expansion, then the camera's colour; `ValueError` when a value is not finite (Brooks et al., CVPR 2019; paper, Sec. 5.1)."
     check_finite("srgb", srgb)
-    return apply_matrix(colour.matrix(), srgb_to_linear(srgb))
+    return to_camera(srgb_to_linear(srgb), colour)
 
-# %% ../nbs/02_raw.ipynb #29-02-raw
+# %% ../nbs/02_raw.ipynb #31-02-raw
+def dequantise(
+    codes: UInt8[Tensor, "*shape"],  # 8-bit display values
+    generator: torch.Generator,  # source of randomness
+) -> Float[Tensor, "*shape"]:  # display values in [0, 1] that round to the codes
+    "Spread each 8-bit value evenly over its step (uniform dequantisation: Theis et al., ICLR 2016, Sec. 3.1)."
+    chance = torch.rand(codes.shape, generator=generator, device=codes.device) - 0.5
+    return ((codes + 0.998*chance)/255).clamp(0, 1)
+
+# %% ../nbs/02_raw.ipynb #36-02-raw
 def malvar_filters(
 ) -> Float[Tensor, "4 1 5 5"]:  # cross, row, column, corner; weights, each filter sums to 1
     "The four interpolation filters (Malvar, He and Cutler, ICASSP 2004, Fig. 2)."
@@ -131,7 +154,7 @@ def malvar_filters(
     corner[1, [1, 3]] = corner[3, [1, 3]] = 2
     return torch.stack([cross, row, row.T, corner])[:, None]/8
 
-# %% ../nbs/02_raw.ipynb #32-02-raw
+# %% ../nbs/02_raw.ipynb #39-02-raw
 def demosaic(
     packed: Float[Tensor, "*batch 4 h w"],  # linear RAW, planes R, G of R's row, G of B's row, B; at least 2x2
 ) -> Float[Tensor, "*batch 3 2*h 2*w"]:  # linear camera RGB, same unit
@@ -145,15 +168,16 @@ def demosaic(
     rgb = torch.stack([source[:, i] for sources in at_sites for i, source in enumerate(sources)], 1)
     return F.pixel_shuffle(rgb, 2).reshape(*packed.shape[:-3], 3, 2*h, 2*w)
 
-# %% ../nbs/02_raw.ipynb #35-02-raw
+# %% ../nbs/02_raw.ipynb #42-02-raw
 def render(
     rgb: Float[Tensor, "b *batch 3 h w"],  # linear camera RGB
     colour: CameraColour,  # one camera per picture or sequence
 ) -> Float[Tensor, "b *batch 3 h w"]:  # display values in [0, 1]
-    "White balance, colour correction, clipping, gamma compression: the inverse of `unprocess`; `ValueError` when the batches differ (Brooks et al., CVPR 2019)."
-    return linear_to_srgb(apply_matrix(torch.linalg.inv(colour.matrix()), rgb).clamp(0, 1))
+    "White balance, colour correction, clipping, gamma compression: the inverse of `unprocess` below its highlights; `ValueError` when the batches differ (Brooks et al., CVPR 2019)."
+    balanced = apply_matrix(torch.diag_embed(1/colour.balance()), rgb).clamp(max=1)
+    return linear_to_srgb(apply_matrix(torch.linalg.inv(colour.rgb2cam), balanced).clamp(0, 1))
 
-# %% ../nbs/02_raw.ipynb #36-02-raw
+# %% ../nbs/02_raw.ipynb #43-02-raw
 def develop(
     packed: Float[Tensor, "b *batch 4 h w"],  # linear RAW in [0, 1]
     colour: CameraColour,  # one camera per picture or sequence

@@ -25,8 +25,8 @@ import debir_nb
 from .core import FRAME_TIME, T_MIN, atomic, check, generator
 from .footage import Clip, raw_light
 from .motion import motion_magnitude
-from .radiance import Interpolator
-from .raw import CameraColour, random_colour, sample_cfa, unprocess
+from .radiance import Interpolator, hand_held, to_linear
+from .raw import CameraColour, dequantise, random_colour, sample_cfa, srgb_to_linear, to_camera
 from .simulator import Light, Simulator
 from .training import fingerprint
 
@@ -103,7 +103,7 @@ def plan_scenes(
     shares: tuple[float, float, float],  # of the sources, per split
     n_ticks: int,  # length of a scene, radiance frames
     seed: int,  # of the plan
-) -> list[dict]:  # one row per scene: split, row, clip, source, fps, slowed, licence, start_frame, y, x, size, symmetry, seed
+) -> list[dict]:  # one row per scene: split, row, clip, source, fps, slowed, licence, start_frame, y, x, size, symmetry, speed (px per 1/240 s), seed
     "Choose crops and start times (paper, Sec. 5.1). `ValueError` when a clip is too short or too small, or a size is odd."
     split_of = split_sources((clip.source for clip in clips), shares, seed)
     check_near_duplicates(clips, split_of)
@@ -117,8 +117,9 @@ def plan_scenes(
             last = clip.n_frames - frames_needed(clip, n_ticks)
             start, y, x, own = (int(torch.randint(high, (), generator=draws)) for high in (last + 1, clip.size[0] - size + 1, clip.size[1] - size + 1, 2**31))
             symmetry = 0 if split == "test" else int(torch.randint(8, (), generator=draws))
+            speed = clip.shake.speed*torch.rand((), generator=draws).item()**2 if clip.shake else 0.0
             plan.append({"split": split, "row": row, "clip": clip.name, "source": clip.source, "fps": clip.fps, "slowed": clip.slowed, "licence": clip.licence,
-                         "start_frame": start, "y": y, "x": x, "size": size, "symmetry": symmetry, "seed": own})
+                         "start_frame": start, "y": y, "x": x, "size": size, "symmetry": symmetry, "speed": speed, "seed": own})
     return plan
 
 # %% ../nbs/16_scenes.ipynb #18-16-scenes
@@ -127,11 +128,10 @@ TABLE = np.round(65535*(np.arange(256)/255)**2).astype(np.uint16)  # level of ea
 
 # %% ../nbs/16_scenes.ipynb #19-16-scenes
 def encode_scene(
-    packed: Float[Tensor, "t 4 h w"],  # linear RAW
-    deep: bool,  # 16 bits a sample instead of 8
+    packed: Float[Tensor, "t 4 h w"],  # linear RAW; one tick is a scene at rest
 ) -> UInt8[np.ndarray, "t 4 h w"] | UInt16[np.ndarray, "t 4 h w"]:  # bytes on a square-root scale, or levels
     "What is written to disk."
-    if deep: return (packed*LEVELS).round().clamp(0, 65535).to(torch.int32).numpy().astype(np.uint16)
+    if len(packed) == 1: return (packed*LEVELS).round().clamp(0, 65535).to(torch.int32).numpy().astype(np.uint16)
     return (255*(packed.clamp(0)*LEVELS/65535).sqrt()).round().clamp(0, 255).to(torch.uint8).numpy()
 
 # %% ../nbs/16_scenes.ipynb #20-16-scenes
@@ -158,24 +158,38 @@ def pixels(
     return raw_light(clip.raw())[None].permute(0, 2, 3, 1).numpy() if clip.is_raw else clip.frames().permute(0, 2, 3, 1).numpy()
 
 # %% ../nbs/16_scenes.ipynb #27-16-scenes
+def _film(
+    clip: Clip,  # a photograph
+    photo: Float32[np.ndarray, "h w 3"],  # its linear light
+    scene: dict,  # a row of the plan
+    n_ticks: int,  # length of a scene, radiance frames
+) -> Float32[np.ndarray, "t size size 3"]:  # linear light; one per tick, or a single one of a scene at rest
+    "A crop of a photograph, at rest or in the hand."
+    y, x, size, speed = (scene[name] for name in ("y", "x", "size", "speed"))
+    if speed == 0: return photo[None, y:y + size, x:x + size]
+    middle, duration = (x + (size - 1)/2, y + (size - 1)/2), n_ticks*FRAME_TIME
+    filmed = hand_held(photo, generator(scene["seed"], 2), (size, size), middle, 240*speed, duration, clip.shake.objects, clip.shake.readout)
+    return np.stack([filmed((k + 0.5)*FRAME_TIME) for k in range(n_ticks)]).clip(0, 1)
+
+# %% ../nbs/16_scenes.ipynb #28-16-scenes
 def cut_scene(
     clip: Clip,  # footage
     footage: UInt8[np.ndarray, "n h w 3"] | Float32[np.ndarray, "1 h w 3"],  # its `pixels`
     scene: dict,  # a row of the plan
     n_ticks: int,  # length of a scene, radiance frames
-    margin: int = 32,  # seen by the flow around the crop, px
-) -> Float[Tensor, "t 3 size size"]:  # like the pixels, in [0, 1]; one per tick, or a single one of a scene at rest
-    "The frames of one scene at 1920 frames/s, turned as planned (paper, Sec. 5.1)."
+    margin: int = 24,  # seen by the flow around the crop, px
+) -> Float[Tensor, "t 3 size size"]:  # linear RGB in [0, 1], the camera's for RAW; one per tick, or a single one of a scene at rest
+    "The light of one scene at 1920 frames/s, turned as planned (paper, Sec. 5.1)."
     start, y, x, size = (scene[name] for name in ("start_frame", "y", "x", "size"))
     top, left = max(0, y - margin), max(0, x - margin)
-    if clip.n_frames == 1: ticks = footage[:, y:y + size, x:x + size]
-    else:
+    if clip.n_frames > 1:
         window = np.ascontiguousarray(footage[start:start + frames_needed(clip, n_ticks), top:y + size + margin, left:x + size + margin])
-        ticks = Interpolator(window, clip.fps).ticks(FIRST_TICK, n_ticks, y - top, x - left, (size, size))
-    scale = 255 if footage.dtype == np.uint8 else 1
-    return turned(torch.from_numpy(np.ascontiguousarray(ticks)).permute(0, 3, 1, 2)/scale, scene["symmetry"])
+        light = to_linear(Interpolator(window, clip.fps).ticks(FIRST_TICK, n_ticks, y - top, x - left, (size, size)))
+    elif clip.is_raw: light = _film(clip, footage[0], scene, n_ticks)
+    else: light = _film(clip, srgb_to_linear(dequantise(torch.from_numpy(footage[0]), generator(scene["seed"], 1))).numpy(), scene, n_ticks)
+    return turned(torch.from_numpy(light).permute(0, 3, 1, 2), scene["symmetry"])
 
-# %% ../nbs/16_scenes.ipynb #28-16-scenes
+# %% ../nbs/16_scenes.ipynb #29-16-scenes
 def scene_colour(
     clip: Clip,  # footage
     seed: int,  # of the scene
@@ -183,10 +197,10 @@ def scene_colour(
     "The camera of a scene: a RAW photograph's own, or one drawn from the seed (after Brooks et al., CVPR 2019)."
     return clip.raw().colour() if clip.is_raw else random_colour(1, generator(seed))
 
-# %% ../nbs/16_scenes.ipynb #30-16-scenes
+# %% ../nbs/16_scenes.ipynb #31-16-scenes
 BLOCK = 16  # ticks between stored sums
 
-# %% ../nbs/16_scenes.ipynb #31-16-scenes
+# %% ../nbs/16_scenes.ipynb #32-16-scenes
 def block_sums(
     codes: UInt8[np.ndarray, "t 4 h w"] | UInt16[np.ndarray, "1 4 h w"],  # from `encode_scene`
 ) -> UInt32[np.ndarray, "k 4 h w"]:  # C at ticks 0, 16, 32, ... in levels
@@ -195,7 +209,7 @@ def block_sums(
     for first in range(0, len(codes) - BLOCK + 1, BLOCK): sums.append(sums[-1] + levels(codes[first:first + BLOCK]).sum(0, dtype=np.uint32))
     return np.stack(sums)
 
-# %% ../nbs/16_scenes.ipynb #32-16-scenes
+# %% ../nbs/16_scenes.ipynb #33-16-scenes
 @dataclass(frozen=True)
 class StoredScene:
     "One scene on disk: its ticks, and the running sum at every 16th."
@@ -220,7 +234,7 @@ class StoredScene:
         for k in sorted(set(ticks)): known[k] = known[k - 1] + levels(self.codes[(k - 1) % len(self.codes)]) if k - 1 in known else self._sum(k)
         return np.stack([known[k] for k in ticks]).astype(np.float32)/LEVELS
 
-# %% ../nbs/16_scenes.ipynb #36-16-scenes
+# %% ../nbs/16_scenes.ipynb #37-16-scenes
 @dataclass(frozen=True)
 class StoredLight:
     "The light of stored scenes: a `Light` that reads only the ticks it is asked for."
@@ -243,7 +257,7 @@ class StoredLight:
         "What is read from now on goes to this device."
         return replace(self, frame_exposure=self.frame_exposure.to(device))
 
-# %% ../nbs/16_scenes.ipynb #38-16-scenes
+# %% ../nbs/16_scenes.ipynb #39-16-scenes
 def true_motion(
     light: Light,  # of one scene
     colour: CameraColour,  # of one camera (b = 1)
@@ -253,26 +267,26 @@ def true_motion(
     previous, preview = noiseless.previews(light, torch.ones(1), generator(0))
     return motion_magnitude(preview, previous, colour).item()
 
-# %% ../nbs/16_scenes.ipynb #40-16-scenes
+# %% ../nbs/16_scenes.ipynb #41-16-scenes
 def check_space(
     folder: Path,  # where the scenes shall be
     plan: list[dict],  # from `plan_scenes`
     n_ticks: int,  # length of a scene, radiance frames
 ) -> int:  # bytes needed
     "`ValueError` when the disk has no room for the scenes of a plan."
-    need = sum((n_ticks + 4*(n_ticks//BLOCK + 1))*scene["size"]**2 if scene["fps"] < math.inf else 6*scene["size"]**2 for scene in plan)
+    need = sum((n_ticks + 4*(n_ticks//BLOCK + 1) if scene["fps"] < math.inf or scene["speed"] else 6)*scene["size"]**2 for scene in plan)
     free = shutil.disk_usage(next(place for place in [folder, *folder.absolute().parents] if place.exists())).free
     check(free > 1.05*need, f"{len(plan)} scenes need {need/1e9:.2f} GB in {folder}, {free/1e9:.2f} GB are free: make room or lower the scene counts in params.yaml")
     return need
 
-# %% ../nbs/16_scenes.ipynb #41-16-scenes
+# %% ../nbs/16_scenes.ipynb #42-16-scenes
 def _held(
     fps: float,  # of the footage, frames/s
 ) -> float:  # s
     "Light held by each radiance frame: at most that of 1/fps, and no more than 1/240 s, for fast exposures need fast shutters."
     return min(1/fps, T_MIN) if fps < math.inf else FRAME_TIME
 
-# %% ../nbs/16_scenes.ipynb #42-16-scenes
+# %% ../nbs/16_scenes.ipynb #43-16-scenes
 def _hash(
     place: Path,  # of a scene's ticks; its sums lie beside them
 ) -> str:  # 16 hexadecimal digits
@@ -281,7 +295,7 @@ def _hash(
     digest.update(place.with_suffix(".sums.npy").read_bytes())
     return digest.hexdigest()[:16]
 
-# %% ../nbs/16_scenes.ipynb #43-16-scenes
+# %% ../nbs/16_scenes.ipynb #44-16-scenes
 def _build_scene(
     clip: Clip,  # footage
     footage: UInt8[np.ndarray, "n h w 3"] | Float32[np.ndarray, "1 h w 3"],  # its `pixels`
@@ -290,15 +304,15 @@ def _build_scene(
     n_ticks: int,  # length of a scene, radiance frames
 ) -> dict:  # what the manifest says besides the plan
     "Write one scene; its camera, motion and hash."
-    colour, frames = scene_colour(clip, scene["seed"]), cut_scene(clip, footage, scene, n_ticks)
-    codes = encode_scene(sample_cfa(frames if clip.is_raw else unprocess(frames[None], colour)[0]), deep=clip.is_raw)
+    colour, light = scene_colour(clip, scene["seed"]), cut_scene(clip, footage, scene, n_ticks)
+    codes = encode_scene(sample_cfa(light if clip.is_raw else to_camera(light[None], colour)[0]))
     stored = StoredScene(codes, block_sums(codes))
     np.save(place, codes); np.save(place.with_suffix(".sums.npy"), stored.blocks)
-    light = StoredLight((stored,), torch.tensor([_held(clip.fps)]), n_ticks)
+    motion = true_motion(StoredLight((stored,), torch.tensor([_held(clip.fps)]), n_ticks), colour)
     camera = {f"rgb2cam_{i}{j}": colour.rgb2cam[0, i, j].item() for i in range(3) for j in range(3)} | {name: getattr(colour, name).item() for name in ("red_gain", "blue_gain", "rgb_gain")}
-    return {"motion": round(true_motion(light, colour), 3), "ticks": n_ticks, **camera, "hash": _hash(place)}
+    return {"motion": round(motion, 3), "ticks": n_ticks, **camera, "hash": _hash(place)}
 
-# %% ../nbs/16_scenes.ipynb #44-16-scenes
+# %% ../nbs/16_scenes.ipynb #45-16-scenes
 def build_scenes(
     clips: Sequence[Clip],  # footage
     plan: list[dict],  # from `plan_scenes`
@@ -325,7 +339,7 @@ def build_scenes(
                 bar.update()
     _finish(begun, [rows[scene["split"], scene["row"]] for scene in plan], folder)
 
-# %% ../nbs/16_scenes.ipynb #45-16-scenes
+# %% ../nbs/16_scenes.ipynb #46-16-scenes
 def _finish(
     begun: Path,  # the folder with all scenes
     rows: list[dict],  # of the manifest
@@ -341,7 +355,7 @@ def _finish(
     if folder.exists(): shutil.rmtree(folder)
     os.replace(begun, folder)
 
-# %% ../nbs/16_scenes.ipynb #47-16-scenes
+# %% ../nbs/16_scenes.ipynb #48-16-scenes
 class SceneStore:
     "The scenes of one split, read on demand (paper, Sec. 5.1)."
     def __init__(
@@ -397,10 +411,10 @@ class SceneStore:
         rgb2cam = torch.stack([number(f"rgb2cam_{i}{j}") for i in range(3) for j in range(3)], 1).view(-1, 3, 3)
         return CameraColour(rgb2cam, *(number(name) for name in ("red_gain", "blue_gain", "rgb_gain")))
 
-# %% ../nbs/16_scenes.ipynb #51-16-scenes
+# %% ../nbs/16_scenes.ipynb #52-16-scenes
 GAIN_RANGE = (512., 1024.)  # of g_p: ISO 51200 to 102400 at t_p (published code: 102400 to 204800 at t_min)
 
-# %% ../nbs/16_scenes.ipynb #52-16-scenes
+# %% ../nbs/16_scenes.ipynb #53-16-scenes
 def random_gains(
     batch: int,  # how many
     generator: torch.Generator,  # source of randomness
@@ -409,7 +423,7 @@ def random_gains(
     low, high = GAIN_RANGE
     return low + (high - low)*torch.rand(batch, generator=generator)
 
-# %% ../nbs/16_scenes.ipynb #53-16-scenes
+# %% ../nbs/16_scenes.ipynb #54-16-scenes
 def observe(
     simulator: Simulator,  # takes the previews
     light: Light,  # of the scenes

@@ -11,7 +11,7 @@ import tifffile
 import torch
 
 from debir_nb.core import generator
-from debir_nb.dng import Tag, dng_colour, normalise, read_raw, tiff_tags, to_counts, write_dng
+from debir_nb.dng import Tag, dng_colour, normalise, read_headerless, read_raw, tiff_tags, to_counts, write_dng
 from debir_nb.raw import develop, random_colour, sample_cfa, unprocess
 
 RAW = Path(__file__).resolve().parents[2]/"shared"/"data"/"raw"
@@ -205,10 +205,26 @@ def test_real_files_survive_our_writer(tmp_path, name):
 
 
 @REAL
-def test_a_real_headerless_file_is_refused():
+def test_a_real_headerless_file_is_read_only_by_its_declared_layout():
     "LibRaw opens it by its size, with a pattern and a depth that are not its own."
-    with pytest.raises(ValueError, match="no header"):
-        read_raw(RAW/"openisp_chart_1920x1080_rggb10.RAW")
+    chart = RAW/"openisp_chart_1920x1080_rggb10.RAW"
+    with pytest.raises(ValueError, match="no header.*footage.yaml"):
+        read_raw(chart)
+    photo = read_headerless(chart, 1080, 1920, "RGGB", 0, 1023)
+    assert np.array_equal(photo.mosaic.ravel(), np.fromfile(chart, "<u2")) and normalise(photo).shape == (4, 540, 960)
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"width": 62}, "has 6144 bytes, but 48 x 62 px of 16 bits are 5952"), ({"height": 47}, "even sides"), ({"height": "48"}, "even sides"),
+    ({"white": 512}, "from black 512 to white 512"), ({"white": 70000}, "whole counts"), ({"pattern": "RGB"}, "pattern is 'RGB'")])
+def test_headerless_counts_come_back_or_are_refused(tmp_path, change, words):
+    counts = np.random.default_rng(0).integers(512, 4096, (48, 64)).astype("<u2")
+    counts.tofile(tmp_path/"bare.raw")
+    layout = {"height": 48, "width": 64, "pattern": "GBRG", "black": 512, "white": 4095}
+    photo = read_headerless(tmp_path/"bare.raw", **layout)
+    assert np.array_equal(photo.mosaic, counts) and photo.pattern == "GBRG" and photo.iso is None and torch.equal(photo.colour().matrix(), torch.eye(3)[None])
+    with pytest.raises(ValueError, match=words):
+        read_headerless(tmp_path/"bare.raw", **layout | change)
 
 
 # Bad files

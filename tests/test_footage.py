@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from debir_nb.dng import write_dng
-from debir_nb.footage import Clip, find_clips, named_rate, open_clip, raw_light, read_table
+from debir_nb.footage import Clip, Shake, find_clips, named_rate, open_clip, raw_light, read_table
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 VIDEO = SHARED / "data" / "video"
@@ -316,13 +316,32 @@ def test_frames_that_do_not_exist(tmp_path, start, stop):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("- a\n", "says .* of 'the file': write"), ("a: 240\n", "says 240 of 'a': write"), ("a: {rate: 240}\n", "of 'a': write"), ("a: {fps: [\n", "cannot be read as YAML"),
+    ("- a\n", r"\['a'\]: write"), ("a: 240\n", "gives clip 'a' 240: write"), ("a: {rate: 240}\n", "clip 'a' .*any of fps, licence"), ("a: {fps: [\n", "cannot be read as YAML"),
     ("a: {fps: fast}\n", "the rate 'fast'"), ("a: {fps: 0}\n", "the rate 0"), ("a: {fps: -240}\n", "the rate -240"), ("a: {fps: .nan}\n", "the rate nan"),
+    ("a: {shake: 4}\n", "the shake 4: write"), ("a: {shake: {objects: 2}}\n", "only speed is needed"), ("a: {shake: {speed: -1}}\n", "speed is -1"),
+    ("a: {shake: {speed: 1, objects: 1.5}}\n", "objects 1.5"), ("a: {shake: {speed: fast}}\n", "speed is 'fast'"), ("a: {raw: {height: 48}}\n", "the raw layout"),
 ])
 def test_declarations_that_say_nothing(tmp_path, text, message):
     (tmp_path / "footage.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_table(tmp_path)
+
+
+def test_only_photographs_are_given_motion(tmp_path):
+    write_folder(tmp_path / "clip_240fps", pictures(3))
+    (tmp_path / "footage.yaml").write_text("clip*: {shake: {speed: 2}}\n")
+    with pytest.raises(ValueError, match="clip 'clip_240fps' is a recording and moves by itself"):
+        open_clip(tmp_path / "clip_240fps")
+
+
+def test_a_headerless_raw_file_is_declared(tmp_path):
+    counts = np.random.default_rng(0).integers(0, 900, (48, 64)).astype("<u2")
+    counts.tofile(tmp_path / "chart.RAW")
+    with pytest.raises(ValueError, match="no header.*footage.yaml"):
+        open_clip(tmp_path / "chart.RAW")
+    (tmp_path / "footage.yaml").write_text("chart: {raw: {height: 48, width: 64, pattern: RGGB, black: 0, white: 1023}, shake: {speed: 2}}\n")
+    clip = open_clip(tmp_path / "chart.RAW")
+    assert clip.is_raw and clip.size == (24, 32) and np.array_equal(clip.raw().mosaic, counts) and clip.shake == Shake(2)
 
 
 @needs_footage
@@ -338,5 +357,16 @@ def test_real_footage_is_found_at_its_capture_rate():
 @needs_footage
 def test_all_shared_footage_is_found():
     found = find_clips(SHARED / "data", slow_as=240.0)
-    assert set(found.left_out) == {"burst_hdrplus_jpeg"}, found.report()  # nobody says how fast the burst was
+    assert set(found.left_out) == {"burst_hdrplus_jpeg", "raw/openisp_chart_1920x1080_rggb10.RAW"}, found.report()  # nobody says how fast the burst was, nor how the chart's counts lie
     assert sum(clip.is_raw for clip in found.clips) == 3 and sum("photo/" in clip.name for clip in found.clips) >= 12
+
+
+@needs_footage
+def test_real_files_are_found_once_the_table_says_what_they_do_not(tmp_path):
+    for name in ("raw", "burst_hdrplus_jpeg"):
+        (tmp_path / name).symlink_to(SHARED / "data" / name)  # a folder elsewhere is found through its link
+    (tmp_path / "footage.yaml").write_text("burst_hdrplus_jpeg: {fps: 30}\nraw/openisp_*: {raw: {height: 1080, width: 1920, pattern: RGGB, black: 0, white: 1023}}\n")
+    found = find_clips(tmp_path, slow_as=240.0)
+    assert not found.left_out and sum(clip.is_raw for clip in found.clips) == 4 and len(found.clips) == 5
+    chart = next(clip for clip in found.clips if "openisp" in clip.name)
+    assert chart.size == (540, 960) and 0.1 < raw_light(chart.raw()).mean() < 0.9

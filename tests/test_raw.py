@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from debir_nb.core import generator
-from debir_nb.raw import (RGB2CAM, CameraColour, apply_matrix, demosaic, develop, linear_to_srgb, malvar_filters, pack, random_colour, render, sample_cfa,
-                          srgb_to_linear, unpack, unprocess)
+from debir_nb.raw import (RGB2CAM, CameraColour, apply_matrix, demosaic, dequantise, develop, linear_to_srgb, malvar_filters, pack, random_colour, render, sample_cfa,
+                          srgb_to_linear, to_camera, unpack, unprocess)
 
 PATTERNS = ["RGGB", "BGGR", "GRBG", "GBRG"]
 NAN = float("nan")
@@ -76,9 +76,29 @@ def test_random_cameras_have_the_published_statistics():
 
 @pytest.mark.parametrize("shape", [(4, 3, 8, 6), (4, 5, 3, 8, 6)])
 def test_unprocess_and_render_undo_each_other_within_half_a_code(shape):
-    srgb = torch.randint(0, 256, shape, generator=generator(1))/255
+    srgb = torch.randint(0, 243, shape, generator=generator(1))/255  # below the highlights: 0.89 of the light
     back = render(unprocess(srgb, cameras()), cameras())
     assert torch.equal((back*255).round(), (srgb*255).round())
+
+
+def test_highlights_stay_white_and_keep_their_order():
+    colour = cameras()
+    grey = torch.linspace(0, 1, 201).expand(4, 3, 1, -1)
+    seen, plain = to_camera(grey, colour)[..., 0, :], apply_matrix(colour.matrix(), grey)[..., 0, :]
+    torch.testing.assert_close(seen[..., :180], plain[..., :180])
+    assert ((seen[..., -1] - 1).abs() < 1e-4).logical_or(plain[..., -1] > 1).all()  # a camera may be brighter than its display
+    assert (seen.diff(dim=-1) > -1e-6).all()
+    torch.testing.assert_close(render(seen[..., None, :], colour)[..., -1], torch.ones(4, 3, 1), atol=1e-4, rtol=0)  # white comes back white
+    half = 0.9 + 0.1*0.5**0.5  # here the gains have half their effect
+    torch.testing.assert_close(to_camera(torch.full((4, 3, 1, 1), half), colour)[..., 0, 0], torch.maximum(half*(0.5 + 0.5*colour.balance()), half*colour.balance()), rtol=1e-4, atol=1e-5)
+
+
+def test_dequantised_values_fill_their_step_evenly_and_round_back():
+    codes = torch.arange(256, dtype=torch.uint8).repeat_interleave(4000)
+    values = dequantise(codes, generator(0))
+    assert torch.equal((255*values).round().to(torch.uint8), codes) and values.min() >= 0 and values.max() <= 1
+    offset = (255*values - codes).view(256, 4000)[1:-1]
+    assert offset.mean(1).abs().max() < 0.025 and abs(offset.var() - 1/12) < 1e-3
 
 
 def test_each_picture_has_its_own_camera():

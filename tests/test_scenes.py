@@ -9,9 +9,9 @@ import torch
 from debir_nb import scenes
 from debir_nb.core import FRAME_TIME, T_MIN, generator
 from debir_nb.dng import write_dng
-from debir_nb.footage import find_clips, raw_light
+from debir_nb.footage import Shake, find_clips, raw_light
 from debir_nb.radiance import to_display
-from debir_nb.raw import random_colour, sample_cfa, unprocess
+from debir_nb.raw import random_colour, sample_cfa, srgb_to_linear, to_camera, unprocess
 from debir_nb.scenes import (FIRST_TICK, LEVELS, SPLITS, SceneStore, StoredScene, block_sums, build_scenes, check_near_duplicates, check_space, cut_scene, frames_needed, levels,
                              observe, plan_scenes, random_gains, split_sources, turned)
 from debir_nb.simulator import Simulator, mean_radiance
@@ -80,7 +80,8 @@ def test_the_ground_truth_is_a_filmed_frame(built):
         want = sample_cfa(unprocess(turned(crop/255, scene["symmetry"])[None], random_colour(1, generator(scene["seed"])))[0])[0]
         store = SceneStore(folder, scene["split"])
         got = Simulator().target(store.light(torch.tensor([scene["row"]])))[0]
-        assert ((got - want.clamp(0, 65535/LEVELS)).abs() <= (2*want.clamp(0)).sqrt()/255 + 1e-4).all()  # half a step of a byte on the square-root scale
+        dither = .012 if clip.n_frames == 1 else 0  # half a step of the photograph, at most 0.0045 of the light, and up to three times that where gains fade near white
+        assert ((got - want.clamp(0, 65535/LEVELS)).abs() <= (2*want.clamp(0)).sqrt()/255 + 1e-4 + dither).all()  # half a step of a byte on the square-root scale
 
 
 def test_a_raw_photograph_keeps_its_light_and_its_colours(built):
@@ -117,7 +118,7 @@ def edge(tmp_path_factory):
     (folder/"clips"/"still_240fps").mkdir()
     for k in range(34): cv2.imwrite(str(folder/"clips"/"still_240fps"/f"{k:03d}.png"), texture(64, 192))
     clips = find_clips(folder/"clips").clips
-    build_scenes(clips, [{"split": "test", "row": i, "clip": clip.name, "source": clip.source, "fps": clip.fps, "start_frame": 0, "y": 0, "x": 40, "size": 64, "symmetry": 0, "seed": 1} for i, clip in enumerate(clips)], folder/"scenes", 228)
+    build_scenes(clips, [{"split": "test", "row": i, "clip": clip.name, "source": clip.source, "fps": clip.fps, "start_frame": 0, "y": 0, "x": 40, "size": 64, "symmetry": 0, "speed": 0., "seed": 1} for i, clip in enumerate(clips)], folder/"scenes", 228)
     return SceneStore(folder/"scenes", "test")
 
 
@@ -153,9 +154,36 @@ def test_near_duplicates_in_different_splits_are_an_error(footage, tmp_path):
 
 
 def test_a_photograph_stands_still(footage):
-    photo = next(clip for clip in find_clips(footage).clips if clip.n_frames == 1)
-    frames = cut_scene(photo, photo.frames().permute(0, 2, 3, 1).numpy(), {"start_frame": 0, "y": 3, "x": 5, "size": 32, "symmetry": 0}, 50)
+    photo = next(clip for clip in find_clips(footage).clips if clip.name == "photo")
+    frames = cut_scene(photo, photo.frames().permute(0, 2, 3, 1).numpy(), REST | {"y": 3, "x": 5}, 50)
     assert frames.shape == (1, 3, 32, 32) and frames_needed(photo, 228) == 1
+    codes = photo.frames()[0, :, 3:35, 5:37]
+    assert (frames[0] - srgb_to_linear(codes/255)).abs().max() < .005 and len(frames.unique()) > 2*len(codes.unique())  # light between the 8-bit levels
+
+
+REST = {"start_frame": 0, "y": 0, "x": 0, "size": 32, "symmetry": 0, "speed": 0., "seed": 7}
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_photograph_filmed_by_a_hand_moves_and_says_how_fast(footage, tmp_path, raw):
+    shutil.copytree(footage, tmp_path/"footage")
+    (tmp_path/"footage"/"footage.yaml").write_text("photo: {shake: {speed: 3, objects: 1}}\ncamera: {shake: {speed: 3, readout: 0.01}}\n")
+    clips = find_clips(tmp_path/"footage").clips
+    clip = next(clip for clip in clips if clip.name == ("camera" if raw else "photo"))
+    assert clip.shake == (Shake(3, 2, .01) if raw else Shake(3, 1, 0.))
+    plan = [scene for scene in plan_scenes(clips, {split: 12 for split in SPLITS}, SIZES, SHARES, 228, seed=1)]
+    speeds = [scene["speed"] for scene in plan if scene["clip"] == clip.name]
+    assert 0 <= min(speeds) < 1 < max(speeds) <= 3 and all(scene["speed"] == 0 for scene in plan if scene["clip"] not in ("photo", "camera"))
+    plan = [scene | {"row": row, "split": "test"} for row, scene in enumerate(sorted((s for s in plan if s["clip"] == clip.name), key=lambda s: s["speed"]))]
+    build_scenes(clips, plan, tmp_path/"scenes", 228)
+    store = SceneStore(tmp_path/"scenes", "test")
+    motion = [float(row["motion"]) for row in store.table]
+    assert store.scene(0).codes.dtype == np.uint8 and len(store.scene(0).codes) == 228 and np.corrcoef([s["speed"] for s in plan], motion)[0, 1] > .6
+    last = plan[-1]
+    photo = raw_light(clip.raw()) if raw else srgb_to_linear(clip.frames()[0]/255)
+    if not raw: photo = to_camera(photo[None], random_colour(1, generator(last["seed"])))[0]
+    light = store.light(torch.tensor([len(plan) - 1]))
+    assert abs(Simulator().target(light).mean() - photo.mean()) < .15*photo.mean() and light.frame_exposure.item() == pytest.approx(FRAME_TIME)
 
 
 def test_stored_motion_follows_true_motion(built):
