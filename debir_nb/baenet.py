@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['PREVIEW_GAINS', 'MOTION_MAX', 'MOBILENET_V2', 'normalise_gain', 'normalise_motion', 'stack_inputs',
            'InvertedResidual', 'MobileNetV2', 'bounded_softmax', 'published_bounded_softmax', 'bounded_exposures',
-           'published_exposures', 'BAENet', 'recalibrate_batchnorm', 'freeze_batchnorm']
+           'published_exposures', 'BAENet', 'export_onnx', 'recalibrate_batchnorm', 'freeze_batchnorm']
 
 # %% ../nbs/10_baenet.ipynb #02-10-baenet
+import os
 from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .core import FRAME_TIME, T_MIN, budget, check, check_finite
+from .core import FRAME_TIME, T_MIN, atomic, budget, check, check_finite, optional
 
 # %% ../nbs/10_baenet.ipynb #07-10-baenet
 PREVIEW_GAINS = (512.0, 1024.0)  # range of g_p = ISO/100 of the preview (published settings: maximum ISO 102400 to 204800)
@@ -145,11 +146,11 @@ def published_exposures(
 
 # %% ../nbs/10_baenet.ipynb #38-10-baenet
 class BAENet(nn.Module):
-    "Burst auto-exposure network: MobileNetV2 and the bounded softmax (paper, Sec. 4.1). `ValueError` for n_frames or preview_channels that make no sense."
+    "Burst auto-exposure network: MobileNetV2 and a bounded softmax (paper, Sec. 4.1; published code). `ValueError` for n_frames or preview_channels that make no sense."
     def __init__(self,
         n_frames: int = 4,  # n: exposure times to predict
         preview_channels: int = 4,  # 4: packed RAW (paper); 3: demosaicked linear sRGB (published code)
-        head: Callable = bounded_exposures,  # logits (b n+1) -> exposure times (b n), s
+        head: Callable = published_exposures,  # logits (b n+1) -> exposure times (b n), s; bounded_exposures: Eq. (3), which keeps t_min of the budget unused
     ):
         super().__init__()
         check(n_frames >= 1, f"n_frames is {n_frames}: a burst needs at least one frame")
@@ -189,7 +190,37 @@ class BAENet(nn.Module):
         new[first] = torch.cat([spread.to(own[first]), own[first][:, self.preview_channels:]], 1)
         self.mobilenet.load_state_dict({**own, **new})
 
-# %% ../nbs/10_baenet.ipynb #47-10-baenet
+# %% ../nbs/10_baenet.ipynb #41-10-baenet
+class _Arithmetic(nn.Module):
+    "BAENet without the checks of its input, which cannot be traced."
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, preview, gain, motion):
+        "As `BAENet.forward`."
+        return self.net.head(self.net.mobilenet(stack_inputs(preview, gain, motion)))
+
+# %% ../nbs/10_baenet.ipynb #42-10-baenet
+def export_onnx(
+    net: BAENet,  # trained; its statistics are frozen in the file
+    path: str | os.PathLike,  # .onnx, written wholly or not at all
+    opset: int = 18,  # version of ONNX's operators, 18 or later
+) -> None:
+    """Write BAENet for other runtimes: inputs preview (b, c, h, w), gain (b,), motion (b,), output exposures (b, n) in s; b, h and w are free.
+    `ImportError` without the extra `onnx`, `ValueError` for an opset below 18 (ONNX 1.18)."""
+    check(opset >= 18, f"opset is {opset}: the exporter writes 18 or later")
+    for package in ("onnx", "onnxscript"): optional(package, "onnx")
+    sizes = {"preview": {0: torch.export.Dim("b"), 2: torch.export.Dim("h", min=32), 3: torch.export.Dim("w", min=32)}, "gain": {0: torch.export.Dim("b")}, "motion": {0: torch.export.Dim("b")}}
+    example, training = (torch.rand(2, net.preview_channels, 64, 96), torch.tensor([512., 800.]), torch.tensor([1., 5.])), net.training
+    net.eval()
+    try:
+        with atomic(path) as temporary:
+            torch.onnx.export(_Arithmetic(net), example, temporary, opset_version=opset, input_names=["preview", "gain", "motion"], output_names=["exposures"],
+                              dynamic_shapes=sizes, dynamo=True, external_data=False, verbose=False)
+    finally: net.train(training)
+
+# %% ../nbs/10_baenet.ipynb #52-10-baenet
 def _batchnorms(
     model: nn.Module,  # any network
 ) -> list[nn.Module]:  # its batch normalisations
@@ -198,7 +229,7 @@ def _batchnorms(
     check(bool(layers), f"model ({type(model).__name__}) has no batch normalisation: there is nothing to do")
     return layers
 
-# %% ../nbs/10_baenet.ipynb #48-10-baenet
+# %% ../nbs/10_baenet.ipynb #53-10-baenet
 def recalibrate_batchnorm(
     model: nn.Module,  # changed in place, left in evaluation mode
     run: Callable,  # run() passes representative batches through the model; what it returns is ignored
@@ -218,7 +249,7 @@ def recalibrate_batchnorm(
         model.eval()
     check(all(m.num_batches_tracked > 0 for m in layers), "run passed no batch through the model: call model(...) in it")
 
-# %% ../nbs/10_baenet.ipynb #51-10-baenet
+# %% ../nbs/10_baenet.ipynb #56-10-baenet
 def freeze_batchnorm(
     model: nn.Module,  # changed in place
 ) -> None:
