@@ -1,4 +1,6 @@
 """BAENet against the published network, its bounds, and its answers to bad input."""
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from debir_nb.baenet import (
     MobileNetV2,
     bounded_exposures,
     bounded_softmax,
+    export_onnx,
     freeze_batchnorm,
     normalise_gain,
     published_bounded_softmax,
@@ -177,3 +180,34 @@ def test_batchnorm_helpers_refuse_networks_without_it_and_empty_runs():
     with pytest.raises(ValueError, match="no batch normalisation"): recalibrate_batchnorm(nn.Linear(1, 1), lambda: None)
     with pytest.raises(ValueError, match="no batch normalisation"): freeze_batchnorm(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="passed no batch"): recalibrate_batchnorm(nn.Sequential(nn.BatchNorm2d(2)), lambda: None)
+
+
+# Out of Python
+
+@pytest.mark.parametrize("opset, channels, n", [(18, 4, 4), (20, 3, 2)])
+def test_onnx_runtime_gives_the_same_exposures_at_any_size(tmp_path, opset, channels, n):
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    net = BAENet(n, channels)
+    for p in net.parameters(): p.data.add_(0.02 * torch.randn_like(p))
+    recalibrate_batchnorm(net, lambda: net(torch.rand(8, channels, 48, 48), 512 + 512 * torch.rand(8), 10 * torch.rand(8)))
+    net.train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        export_onnx(net, tmp_path / "baenet.onnx", opset)
+    assert net.training and [f.name for f in tmp_path.iterdir()] == ["baenet.onnx"]
+    assert onnx.load(tmp_path / "baenet.onnx").opset_import[0].version == opset
+    session = runtime.InferenceSession(tmp_path / "baenet.onnx")
+    for b, h, w in ((1, 128, 128), (3, 64, 96), (2, 37, 51)):
+        inputs = torch.rand(b, channels, h, w), 400 + 800 * torch.rand(b), 12 * torch.rand(b)
+        answer, = session.run(None, dict(zip(("preview", "gain", "motion"), (x.numpy() for x in inputs))))
+        with torch.no_grad(): want = net.eval()(*inputs)
+        assert (torch.from_numpy(answer) - want).abs().max() < 1e-4 * T_MIN and want.std() > 0
+
+
+def test_onnx_without_its_package_or_with_an_old_opset(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="opset is 11"): export_onnx(BAENet(), tmp_path / "a.onnx", 11)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ImportError, match=r"debir_nb\[onnx\]"): export_onnx(BAENet(), tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from debir_nb.pipeline import SCALES, at_scale, read_params, set_params, stage_parameters
+from debir_nb.pipeline import MARKS, SCALES, at_scale, read_params, readme_rows, set_params, stage_parameters, verdict, write_readme
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = [stage for stage in yaml.safe_load((ROOT/"params.yaml").read_text()) if stage not in ("scale", "model")]
@@ -181,3 +181,23 @@ def test_the_command_line_teaches():
     printed = run(ROOT, sys.executable, "-m", "debir_nb.pipeline", "--help")
     assert "run pretrain" in printed and "set scale=smoke" in printed
     assert run(ROOT, sys.executable, "-m", "debir_nb.pipeline", "run", "bake", ok=False).strip().startswith("error: stage is 'bake'")
+
+
+# The README's figures
+
+@pytest.mark.parametrize("low, high, said", [(.01, .4, "reproduced"), (-.1, .4, "inconclusive"), (-.4, -.01, "not reproduced")])
+def test_a_verdict_follows_from_the_interval(low, high, said): assert verdict({"mean": (low + high)/2, "low": low, "high": high}) == said
+
+
+def test_the_readme_is_written_from_the_metrics_and_nothing_else_changes(tmp_path):
+    (tmp_path/"results").mkdir()
+    shutil.copy(ROOT/"results"/"metrics.json", tmp_path/"results"/"metrics.json")
+    (tmp_path/"README.md").write_text(f"# Title\n\n{MARKS[0]}\nold figures\n{MARKS[1]}\n\nThe end.\n")
+    for _ in range(2): write_readme(tmp_path)
+    metrics = json.loads((tmp_path/"results"/"metrics.json").read_text())
+    assert (tmp_path/"README.md").read_text() == "\n".join(["# Title", "", MARKS[0], *readme_rows(metrics), MARKS[1], "", "The end.", ""])
+    assert f"{metrics['differences']['bracket']['psnr']['mean']:+.2f} dB" in (tmp_path/"README.md").read_text()
+    (tmp_path/"README.md").write_text("# Title\n")
+    with pytest.raises(ValueError, match="must hold each of these lines once"): write_readme(tmp_path)
+    (tmp_path/"results"/"metrics.json").unlink()
+    with pytest.raises(ValueError, match="run the pipeline first"): write_readme(tmp_path)
