@@ -8,8 +8,8 @@ __all__ = ['PREVIEW_GAINS', 'MOTION_MAX', 'MOBILENET_V2', 'normalise_gain', 'nor
            'published_exposures', 'BAENet', 'export_onnx', 'recalibrate_batchnorm', 'freeze_batchnorm']
 
 # %% ../nbs/10_baenet.ipynb #02-10-baenet
-import os
-from collections.abc import Callable, Mapping
+import contextlib, logging, os, warnings
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float
@@ -202,6 +202,19 @@ class _Arithmetic(nn.Module):
         return self.net.head(self.net.mobilenet(stack_inputs(preview, gain, motion)))
 
 # %% ../nbs/10_baenet.ipynb #42-10-baenet
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    "Silence what the exporter says of its own code and of packages that it does not need."
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally: log.setLevel(level)
+
+# %% ../nbs/10_baenet.ipynb #43-10-baenet
 def export_onnx(
     net: BAENet,  # trained; its statistics are frozen in the file
     path: str | os.PathLike,  # .onnx, written wholly or not at all
@@ -211,16 +224,15 @@ def export_onnx(
     `ImportError` without the extra `onnx`, `ValueError` for an opset below 18 (ONNX 1.18)."""
     check(opset >= 18, f"opset is {opset}: the exporter writes 18 or later")
     for package in ("onnx", "onnxscript"): optional(package, "onnx")
-    sizes = {"preview": {0: torch.export.Dim("b"), 2: torch.export.Dim("h", min=32), 3: torch.export.Dim("w", min=32)}, "gain": {0: torch.export.Dim("b")}, "motion": {0: torch.export.Dim("b")}}
+    b, h, w = (torch.export.Dim(name, min=low) for name, low in (("b", 1), ("h", 32), ("w", 32)))
     example, training = (torch.rand(2, net.preview_channels, 64, 96), torch.tensor([512., 800.]), torch.tensor([1., 5.])), net.training
-    net.eval()
     try:
-        with atomic(path) as temporary:
-            torch.onnx.export(_Arithmetic(net), example, temporary, opset_version=opset, input_names=["preview", "gain", "motion"], output_names=["exposures"],
-                              dynamic_shapes=sizes, dynamo=True, external_data=False, verbose=False)
+        with atomic(path) as temporary, _quiet_exporter():
+            torch.onnx.export(_Arithmetic(net).eval(), example, temporary, opset_version=opset, input_names=["preview", "gain", "motion"], output_names=["exposures"],
+                              dynamic_shapes={"preview": {0: b, 2: h, 3: w}, "gain": {0: b}, "motion": {0: b}}, dynamo=True, external_data=False, verbose=False)
     finally: net.train(training)
 
-# %% ../nbs/10_baenet.ipynb #52-10-baenet
+# %% ../nbs/10_baenet.ipynb #53-10-baenet
 def _batchnorms(
     model: nn.Module,  # any network
 ) -> list[nn.Module]:  # its batch normalisations
@@ -229,7 +241,7 @@ def _batchnorms(
     check(bool(layers), f"model ({type(model).__name__}) has no batch normalisation: there is nothing to do")
     return layers
 
-# %% ../nbs/10_baenet.ipynb #53-10-baenet
+# %% ../nbs/10_baenet.ipynb #54-10-baenet
 def recalibrate_batchnorm(
     model: nn.Module,  # changed in place, left in evaluation mode
     run: Callable,  # run() passes representative batches through the model; what it returns is ignored
@@ -249,7 +261,7 @@ def recalibrate_batchnorm(
         model.eval()
     check(all(m.num_batches_tracked > 0 for m in layers), "run passed no batch through the model: call model(...) in it")
 
-# %% ../nbs/10_baenet.ipynb #56-10-baenet
+# %% ../nbs/10_baenet.ipynb #57-10-baenet
 def freeze_batchnorm(
     model: nn.Module,  # changed in place
 ) -> None:
