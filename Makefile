@@ -12,7 +12,7 @@ STAGES := ^([_.]|[24][0-9]_)
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench export clean FORCE
+.PHONY: help run test export clean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -29,10 +29,6 @@ test: $(STAMP)  ## every test: the library's notebooks [JOBS=2 at a time], then 
 	@nbdev_test --n_workers $(JOBS) --skip_file_re '$(STAGES)' && notebooks=passed || notebooks=FAILED; \
 	python -m pytest -q; rc=$$?; \
 	[[ $$notebooks = passed ]] || { echo "notebooks: $$notebooks (see above)" >&2; rc=1; }; exit $$rc
-
-bench: $(STAMP)  ## time and memory, against plain forms and the machine's own ceilings; writes results/bench.json
-	@mkdir -p results && python -m pytest tests/benchmarks -q -s --benchmark-json=results/bench.json --benchmark-columns=min,median,rounds
-	@mkdir -p reports && papermill -q nbs/41_benchmarks.ipynb reports/41_benchmarks.ipynb && cat results/bench.md
 
 export: $(STAMP)  ## notebooks to debir_nb/, then strip what does not belong in Git
 	@nbdev_export

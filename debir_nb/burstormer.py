@@ -53,14 +53,22 @@ class ChannelAttention(nn.Module):
         self.v_dwconv = nn.Conv2d(features, features, 3, padding=1, groups=features, bias=False)
         self.project_out = nn.Conv2d(features, features, 1, bias=False)
 
+    def gram(
+        self,
+        x: Float[Tensor, "m f h w"],  # features of m frames
+    ) -> tuple[Float[Tensor, "m heads c c"], Float[Tensor, "m heads c 1"], Float[Tensor, "m heads c 1"]]:  # Q K^T, and the lengths of the rows of Q and K
+        "All that the attention needs to know of the pixels."
+        qk = self.qk_dwconv(self.qk(x)).flatten(2).unflatten(1, (2, self.heads, -1))
+        (q, k), (q_length, k_length) = qk.unbind(1), qk.norm(dim=-1, keepdim=True).clamp_min(1e-12).unbind(1)
+        return q @ k.mT, q_length, k_length
+
     def forward(
         self,
         x: Float[Tensor, "m f h w"],  # features of m frames
     ) -> Float[Tensor, "m f h w"]:  # the same channels, mixed
         "Mix the channels of each frame by their similarity."
-        qk = self.qk_dwconv(self.qk(x)).flatten(2).unflatten(1, (2, self.heads, -1))
-        (q, k), (q_length, k_length) = qk.unbind(1), qk.norm(dim=-1, keepdim=True).clamp_min(1e-12).unbind(1)
-        attention = (self.temperature * (q @ k.mT) / (q_length @ k_length.mT)).softmax(-1)
+        products, q_length, k_length = self.gram(x)
+        attention = (self.temperature * products / (q_length @ k_length.mT)).softmax(-1)
         project = self.project_out.weight.flatten(1).unflatten(1, (self.heads, -1))
         mix = torch.einsum("ohc,mhcd->mohd", project, attention).flatten(2)
         v = self.v_dwconv(self.v(x))

@@ -1,0 +1,116 @@
+"Tiles: they cover a picture exactly, they agree with the whole, and memory limits are kept or refused."
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from debir_nb import full_size
+from debir_nb.burstormer import Burstormer, ChannelAttention
+from debir_nb.core import generator
+from debir_nb.full_size import SharedAttention, assemble, fit_tiles, reach, restore_full_size, restore_tiles, spans, tile_memory
+
+
+@pytest.fixture(scope="module")
+def net():
+    "Not trained, but with weights that make every layer matter a little."
+    torch.manual_seed(3)
+    net = Burstormer(n_frames=2, features=8).eval()
+    with torch.no_grad():
+        for parameter in net.parameters(): parameter.add_(.02*torch.randn(parameter.shape, generator=generator(5)))
+    return net
+
+
+def burst(height, width, n=2):
+    coarse = torch.randn(n, 4, height//8 + 2, width//8 + 2, generator=generator(1))
+    smooth = F.interpolate(coarse, size=(height, width), mode="bicubic")
+    return (.5 + .15*smooth + .05*torch.randn(n, 4, height, width, generator=generator(2)))[None].clamp(0, 1), torch.full((1, n), .05)
+
+
+@pytest.mark.parametrize("total, tile, overlap", [(100, 40, 8), (128, 40, 16), (44, 40, 12), (40, 40, 8), (8, 40, 8), (1000, 64, 28), (52, 40, 16)])
+def test_spans_cover_a_length_once_and_keep_their_distance_from_the_tiles_borders(total, tile, overlap):
+    found = spans(total, tile, overlap)
+    assert [i for _, a, b in found for i in range(a, b)] == list(range(total))
+    for start, a, b in found:
+        length = min(tile, total)
+        assert 0 <= start and start + length <= total and start % 4 == 0
+        assert a - start >= overlap or start == 0
+        assert start + length - b >= overlap or start + length == total
+
+
+def test_the_sums_of_tiles_are_the_sums_of_the_picture():
+    torch.manual_seed(0)
+    layer, x = ChannelAttention(8, heads=2), torch.rand(3, 8, 12, 16)
+    layer.qk_dwconv.weight.data[..., [0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0  # looks at one pixel only, so that no border matters
+    shared = SharedAttention()
+    holder = torch.nn.Sequential(layer)
+    with shared.collect(holder):
+        for part in x.split(4, -1): holder(part)
+    for mine, whole in zip(shared.sums[layer], layer.gram(x)): torch.testing.assert_close(mine, whole)
+    with shared.use(holder): torch.testing.assert_close(holder(x), layer(x))
+    assert "gram" not in vars(layer)
+
+
+@pytest.mark.parametrize("height, width", [(152, 92), (96, 204)])
+@torch.no_grad()
+def test_tiles_that_share_their_sums_are_the_whole_picture(net, height, width):
+    frames, std = burst(height, width)
+    overlap, shared = reach(net, burst(96, 96)[0], std), SharedAttention()
+    tiles, shape = fit_tiles(net, frames, std, memory=tile_memory(net, max(64, 2*overlap + 8)))
+    assert len(tiles) > 1 and max(shape) < max(height, width)
+    with shared.collect(net): whole = net(frames, std)
+    with shared.use(net): assert (assemble(restore_tiles(net, frames, std, tiles, shape), tiles) - whole).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_odd_sizes_are_padded_and_cropped_and_sums_of_some_tiles_are_close_to_the_pictures(net):
+    frames, std = burst(150, 93)
+    tiles, whole = restore_full_size(net, frames, std, memory=tile_memory(net, 88)), net(frames, std)
+    assert tiles.shape == whole.shape and tiles.isfinite().all() and (tiles - whole).abs().max() < 1e-2*whole.abs().max()
+
+
+@torch.no_grad()
+def test_a_picture_that_fits_is_restored_at_once(net):
+    frames, std = burst(64, 72)
+    assert torch.equal(restore_full_size(net, frames, std, memory=1e9), net(frames, std))
+
+
+@torch.no_grad()
+def test_what_is_farther_than_the_reach_does_not_matter(net):
+    frames, std = burst(128, 128)
+    r = reach(net, frames, std, tolerance=1e-4)
+    assert 8 <= r < 64 and reach(net, frames, std, tolerance=1e-3) <= r
+    shared, other = SharedAttention(), frames.clone()
+    other[..., :64 - r - 1, :] = .5
+    with shared.collect(net): net(frames, std)
+    with shared.use(net): assert (net(other, std) - net(frames, std))[..., 63:65, 63:65].abs().max() <= 2e-4
+
+
+MEASURE = """
+import resource, sys, torch
+from debir_nb.burstormer import Burstormer
+from debir_nb.full_size import tile_memory
+torch.set_num_threads(2)
+net, side = Burstormer(n_frames=4, features=16).eval(), int(sys.argv[1])
+with torch.no_grad():
+    net(torch.rand(1, 4, 4, 64, 64), torch.ones(1, 4))
+    burst = torch.rand(1, 4, 4, side, side)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    net(burst, torch.ones(1, 4))
+print(1024*(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)/tile_memory(net, side))
+"""
+
+
+@pytest.mark.parametrize("side", [256, 384])
+def test_a_tile_takes_the_memory_it_is_said_to_take(side):
+    ratio = float(subprocess.run([sys.executable, "-c", MEASURE, str(side)], capture_output=True, text=True, check=True).stdout)
+    assert .5 < ratio < 1.1
+
+
+def test_too_little_memory_is_refused_with_what_is_needed(net, monkeypatch):
+    frames, std = burst(160, 160)
+    with pytest.raises(ValueError, match="memory is 0.000 GB, which is a tile of .* px: give at least"): restore_full_size(net, frames, std, memory=1e4)
+    monkeypatch.setattr(full_size, "reach", lambda *arguments: 40)
+    with pytest.raises(ValueError, match="the network looks .* px far: give at least"): restore_full_size(net, frames, std, memory=tile_memory(net, 64))
+    with pytest.raises(ValueError, match="burst holds 2 bursts"): restore_full_size(net, frames.expand(2, -1, -1, -1, -1), std.expand(2, -1))
