@@ -52,13 +52,13 @@ class SharedAttention:
 
     def collect(self,
         net: Burstormer,  # runs on tiles within the block
-    ) -> contextlib.AbstractContextManager:
+    ) -> contextlib.AbstractContextManager:  # to be entered
         "Within the block every tile adds its sums."
         return _grams(net, self._add)
 
     def use(self,
         net: Burstormer,  # runs on tiles within the block
-    ) -> contextlib.AbstractContextManager:
+    ) -> contextlib.AbstractContextManager:  # to be entered
         "Within the block all tiles use the totals."
         return _grams(net, lambda layer, gram, x: self.sums[layer])
 
@@ -91,7 +91,7 @@ def tile_memory(
     "What restoring one tile takes at its peak, without gradients."
     features = net.conv1[0].out_channels
     hidden = int(2.66*2*features)
-    return 4*net.n_frames*side**2*(8*hidden + 18*features)
+    return 4*net.n_frames*side**2*(10*hidden + 22*features)
 
 # %% ../nbs/19_full_size.ipynb #19-19-full-size
 def spans(
