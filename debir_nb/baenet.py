@@ -8,7 +8,7 @@ __all__ = ['PREVIEW_GAINS', 'MOTION_MAX', 'MOBILENET_V2', 'normalise_gain', 'nor
            'published_exposures', 'BAENet', 'export_onnx', 'recalibrate_batchnorm', 'freeze_batchnorm']
 
 # %% ../nbs/10_baenet.ipynb #02-10-baenet
-import contextlib, logging, os, warnings
+import contextlib, copy, logging, os, warnings
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -225,12 +225,11 @@ def export_onnx(
     check(opset >= 18, f"opset is {opset}: the exporter writes 18 or later")
     for package in ("onnx", "onnxscript"): optional(package, "onnx")
     b, h, w = (torch.export.Dim(name, min=low) for name, low in (("b", 1), ("h", 32), ("w", 32)))
-    example, training = (torch.rand(2, net.preview_channels, 64, 96), torch.tensor([512., 800.]), torch.tensor([1., 5.])), net.training
-    try:
-        with atomic(path) as temporary, _quiet_exporter():
-            torch.onnx.export(_Arithmetic(net).eval(), example, temporary, opset_version=opset, input_names=["preview", "gain", "motion"], output_names=["exposures"],
-                              dynamic_shapes={"preview": {0: b, 2: h, 3: w}, "gain": {0: b}, "motion": {0: b}}, dynamo=True, external_data=False, verbose=False)
-    finally: net.train(training)
+    example = torch.rand(2, net.preview_channels, 64, 96), torch.tensor([512., 800.]), torch.tensor([1., 5.])
+    still = _Arithmetic(copy.deepcopy(net).cpu()).eval()  # the network itself keeps its mode, frozen statistics included
+    with atomic(path) as temporary, _quiet_exporter():
+        torch.onnx.export(still, example, temporary, opset_version=opset, input_names=["preview", "gain", "motion"], output_names=["exposures"],
+                          dynamic_shapes={"preview": {0: b, 2: h, 3: w}, "gain": {0: b}, "motion": {0: b}}, dynamo=True, external_data=False, verbose=False)
 
 # %% ../nbs/10_baenet.ipynb #53-10-baenet
 def _batchnorms(

@@ -7,7 +7,7 @@ __all__ = ['SCALES', 'FRIENDLY', 'MARKS', 'at_scale', 'stage_parameters', 'read_
            'run_stage', 'print_results', 'verdict', 'readme_rows', 'write_readme', 'main']
 
 # %% ../nbs/18_pipeline.ipynb #02-18-pipeline
-import argparse, os, sys
+import argparse, json, os, sys
 from pathlib import Path
 
 from .core import atomic, check, root
@@ -152,7 +152,6 @@ def write_readme(
     folder: Path,  # the project's root
 ) -> None:
     "Put the figures of results/metrics.json into README.md. `ValueError` when there are none, or the README has no place for them."
-    import json
     readme, metrics = folder/"README.md", folder/"results"/"metrics.json"
     check(metrics.exists(), f"{metrics} does not exist: run the pipeline first, with `make run` or `dvc repro`")
     text = readme.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ __all__ = ['Radiance', 'HandShake', 'hand_shake', 'MovingObject', 'cut_out', 'Mo
 # %% ../nbs/05_radiance.ipynb #02-05-radiance
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import cv2
@@ -206,7 +206,7 @@ def hand_held(
     objects: int = 2,  # that move on their own
     readout: float = 0.0,  # of a rolling shutter, s
 ) -> MovingPhotograph:  # known at every instant
-    "A photograph filmed by a shaking hand, with moving objects before it (after LSD2, Sec. 3.1.3, and Digital Gimbal, Sec. 5.1)."
+    "A photograph filmed by a shaking hand, with moving objects before it (after LSD2, Sec. 3.1.3, and Digital Gimbal, Sec. 6)."
     shake, (h, w) = hand_shake(generator, duration, speed), size
     aim = np.eye(3); aim[:2, 2] = np.subtract(middle, (np.array(photo.shape[1::-1]) - 1)/2)
     def near(): return np.add(middle, (0.7*torch.rand(2, generator=generator).numpy() - 0.35)*(w, h))
