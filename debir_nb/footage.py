@@ -146,6 +146,7 @@ class Clip:
     size: tuple[int, int]  # height and width, px
     slowed: float = 1.0  # how many times slower than it was captured the clip is treated; 1: as captured
     licence: str = ""  # as declared in footage.yaml
+    split: str = ""  # as declared in footage.yaml; empty: to be dealt
     files: tuple[Path, ...] = ()  # the pictures, in order; empty for a video
     layout: str = ""  # the published data set it belongs to, if it looks like one
     shake: Shake | None = None  # how a photograph is filmed; None: it stays at rest
@@ -190,7 +191,7 @@ def named_rate(
     return float(hint[1] or hint[2]) if hint else None
 
 # %% ../nbs/04_footage.ipynb #25-04-footage
-KNOWN = {"source", "fps", "licence", "shake", "raw"}  # what footage.yaml can say of a clip
+KNOWN = {"source", "fps", "licence", "split", "shake", "raw"}  # what footage.yaml can say of a clip
 
 # %% ../nbs/04_footage.ipynb #26-04-footage
 def _check_about(
@@ -208,7 +209,7 @@ def _check_about(
 # %% ../nbs/04_footage.ipynb #27-04-footage
 def read_table(
     folder: str | os.PathLike,  # the footage folder
-) -> dict[str, dict]:  # pattern of names -> what is known: source, fps (frames/s), licence, shake, raw; empty without a table
+) -> dict[str, dict]:  # pattern of names -> what is known: source, fps (frames/s), licence, split, shake, raw; empty without a table
     "Read `footage.yaml`; `ValueError` when it is no mapping of names to these, or a value cannot be."
     import yaml
     path = Path(folder)/TABLE
@@ -357,7 +358,7 @@ def _open(
     "See `open_clip`."
     name, row = _declared(path, folder, table)
     layout, source = _layout(path if path.is_dir() else path.parent)
-    about = dict(name=name, source=str(row.get("source") or source or name), path=path, licence=str(row.get("licence") or ""), layout=layout.name if layout else "")
+    about = dict(name=name, source=str(row.get("source") or source or name), path=path, licence=str(row.get("licence") or ""), split=str(row.get("split") or ""), layout=layout.name if layout else "")
     if path.is_file() and path.suffix.lower() in IMAGES + RAWS:
         shake, headerless = Shake(**row["shake"]) if "shake" in row else None, tuple(row.get("raw", {}).items())
         return Clip(**about, fps=math.inf, n_frames=1, size=_raw_size(path, headerless) if path.suffix.lower() in RAWS else _header(path), files=(path,), shake=shake, headerless=headerless)

@@ -97,9 +97,9 @@ def test_the_table_wins_over_the_name_and_the_name_over_the_container(tmp_path):
 def test_nested_folders_are_found_and_declared_with_a_star(tmp_path):
     for name in ("walk_00", "walk_01"):
         write_folder(tmp_path / "street" / name, pictures(3), "{:06d}.png")
-    (tmp_path / "footage.yaml").write_text("street/walk_*: {fps: 240}\n")
-    assert [(c.name, c.source, c.fps, c.n_frames) for c in find_clips(tmp_path).clips] == [
-        (f"street/{name}", f"street/{name}", 240, 3) for name in ("walk_00", "walk_01")]
+    (tmp_path / "footage.yaml").write_text("street/walk_*: {fps: 240, split: test}\n")
+    assert [(c.name, c.source, c.fps, c.n_frames, c.split) for c in find_clips(tmp_path).clips] == [
+        (f"street/{name}", f"street/{name}", 240, 3, "test") for name in ("walk_00", "walk_01")]
 
 
 def test_gopro_is_recognised_and_the_parts_of_a_recording_are_one_source(tmp_path):

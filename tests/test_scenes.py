@@ -1,5 +1,7 @@
 "Scenes: no leaks between splits, faithful storage, and clear answers to bad footage."
+import itertools
 import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,7 +15,7 @@ from debir_nb.footage import Shake, find_clips, raw_light
 from debir_nb.radiance import to_display
 from debir_nb.raw import random_colour, sample_cfa, srgb_to_linear, to_camera, unprocess
 from debir_nb.scenes import (FIRST_TICK, LEVELS, SPLITS, SceneStore, StoredScene, block_sums, build_scenes, check_near_duplicates, check_space, cut_scene, frames_needed, levels,
-                             observe, plan_scenes, random_gains, split_sources, turned)
+                             observe, plan_scenes, random_gains, split_clips, split_sources, turned)
 from debir_nb.simulator import Simulator, mean_radiance
 
 COUNTS, SIZES, SHARES = {"restore": 3, "baenet": 2, "test": 2}, {"restore": 32, "baenet": 32, "test": 48}, (.4, .3, .3)
@@ -56,6 +58,25 @@ def test_no_split_is_empty_and_no_source_in_two(n, shares):
 def test_splits_do_not_depend_on_the_order_of_sources_but_on_the_seed():
     names = [f"s{i}" for i in range(20)]
     assert split_sources(names, (.5, .2, .3)) == split_sources(names[::-1], (.5, .2, .3)) != split_sources(names, (.5, .2, .3), seed=1)
+
+
+def test_declared_splits_are_kept_and_the_rest_is_dealt(footage):
+    clips = find_clips(footage).clips
+    names = sorted({clip.source for clip in clips})
+    held = split_clips([replace(clip, split="test") if clip.source == names[0] else clip for clip in clips], SHARES, 0)
+    assert held[names[0]] == "test" and {source: held[source] for source in names[1:]} == split_sources(names[1:], SHARES, 0)
+    every = dict(zip(names, itertools.cycle(SPLITS)))
+    assert split_clips([replace(clip, split=every[clip.source]) for clip in clips], SHARES, 0) == every
+
+
+@pytest.mark.parametrize("splits, words", [
+    (["validation", "", "", ""], "declares the split 'validation': write one of restore, baenet, test"),
+    (["test"]*4, "no source is left for restore, baenet"), (["test", "restore"], "declare different splits")])
+def test_declared_splits_that_cannot_be(footage, splits, words):
+    clip = find_clips(footage).clips[0]
+    same = len(splits) == 2
+    clips = [replace(clip, split=split, source=clip.source if same else f"s{i}") for i, split in enumerate(splits)]
+    with pytest.raises(ValueError, match=words): split_clips(clips, SHARES)
 
 
 def test_sources_are_disjoint_and_sizes_right(built):
@@ -227,6 +248,7 @@ def test_a_store_file_that_changed_or_vanished(built, tmp_path, end):
     with pytest.raises(ValueError, match="00000.npy or its sums are missing"): SceneStore(tmp_path/"scenes", "test").light(torch.tensor([0]))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 def test_several_workers_read_what_one_reads(built):
     store = SceneStore(built[0], "restore")
     loader = torch.utils.data.DataLoader(Targets(store), num_workers=2, multiprocessing_context="spawn")

@@ -76,6 +76,18 @@ def develop_photo(folder):
     develop(normalise(photo)[None], photo.colour())
 
 
+def calibrate():
+    "Flats and darks to the noise of a simulator."
+    from debir_nb.calibration import gain_noise, photon_transfer
+    from debir_nb.core import generator
+    from debir_nb.degradation import add_noise
+    from debir_nb.simulator import Simulator
+    draws, noise = generator(0), (torch.full((3,), 1e-3), torch.full((3,), 1e-5))
+    flats, darks = [add_noise(torch.full((3, 4, 32, 32), level), *noise, draws) for level in (0.2, 0.5)], add_noise(torch.zeros(3, 4, 32, 32), *noise, draws)
+    fit = photon_transfer(flats, darks, step=1e-6).pooled
+    Simulator(noise=gain_noise(torch.ones(1, dtype=torch.float64), fit.shot[None], fit.read[None])).noise(torch.ones(2, 4))
+
+
 def main():
     from jaxtyping import TypeCheckError, install_import_hook
     with install_import_hook("debir_nb", "beartype.beartype"):
@@ -84,6 +96,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         travel(Path(folder))
         develop_photo(Path(folder))
+    calibrate()
     try: debir_nb.degradation.burst_gains(torch.ones(2, 2), torch.ones(3))
     except TypeCheckError: return
     raise AssertionError("the check is not switched on")
