@@ -6,7 +6,7 @@
 __all__ = ['SCENE_TICKS', 'FREE', 'Swinging', 'scene_light', 'in_the_hand', 'clip_radiance', 'counts_of', 'third_stops',
            'SimulatedCamera', 'find_cameras', 'open_camera']
 
-# %% ../nbs/31_simulated_camera.ipynb #1b091861
+# %% ../nbs/31_simulated_camera.ipynb #28c23212
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,14 +21,14 @@ from torch import Tensor
 
 from .camera import CameraBusy, CameraError, Capabilities, NoCamera, Range, RawFrame, Shot, Steps
 from .core import FRAME_GAP, FRAME_TIME, PREVIEW_GAP, PREVIEW_TIME, T_MIN, check, generator
-from .degradation import add_noise, iso_noise
+from .degradation import add_noise, cfa_sites, iso_noise
 from .dng import RawPhoto
 from .footage import Clip, open_clip
 from .radiance import FootageRadiance, Interpolator, MovingPhotograph, Radiance, hand_held
 from .raw import CameraColour, dequantise, random_colour, sample_cfa, srgb_to_linear, to_camera, unpack
 from .simulator import Light, LightInMemory, Simulator, collect, mean_radiance
 
-# %% ../nbs/31_simulated_camera.ipynb #3129b797
+# %% ../nbs/31_simulated_camera.ipynb #f80abfdd
 @dataclass(frozen=True)
 class Swinging:
     "A `Light` that runs forth and back, four times through the scene; after twice its length everything repeats."
@@ -61,7 +61,7 @@ class Swinging:
         "The same light on another device."
         return replace(self, light=self.light.to(device))
 
-# %% ../nbs/31_simulated_camera.ipynb #b9ce6d0f
+# %% ../nbs/31_simulated_camera.ipynb #4bd4a58a
 def scene_light(
     radiance: Radiance,  # a clip, or a photograph in a shaking hand
     colour: CameraColour,  # of one camera (b = 1)
@@ -72,10 +72,10 @@ def scene_light(
     packed = torch.cat([sample_cfa(to_camera(some[None], colour)) for some in linear.split(32)], 1)
     return collect(packed, max(FRAME_TIME, min(radiance.frame_exposure, T_MIN)))
 
-# %% ../nbs/31_simulated_camera.ipynb #424bd03e
+# %% ../nbs/31_simulated_camera.ipynb #83afb34c
 SCENE_TICKS = Simulator().ticks(4)  # length of a scene: two previews and a burst of four
 
-# %% ../nbs/31_simulated_camera.ipynb #927944f7
+# %% ../nbs/31_simulated_camera.ipynb #c12027e8
 def in_the_hand(
     photo: Float32[np.ndarray, "h w 3"],  # linear RGB in [0, 1]
     size: tuple[int, int],  # height and width of the frames, px
@@ -86,7 +86,7 @@ def in_the_hand(
     middle = (np.array(photo.shape[1::-1]) - 1)/2
     return hand_held(photo, generator(seed), size, tuple(middle.tolist()), speed, (SCENE_TICKS + 1)*FRAME_TIME, objects=0)
 
-# %% ../nbs/31_simulated_camera.ipynb #109eb3c5
+# %% ../nbs/31_simulated_camera.ipynb #397eefdc
 def clip_radiance(
     clip: Clip,  # footage, or one photograph
     size: tuple[int, int],  # height and width of the frames, px, even
@@ -101,17 +101,20 @@ def clip_radiance(
     frames = np.ascontiguousarray(clip.frames(0, min(clip.n_frames, enough)).permute(0, 2, 3, 1).numpy())
     return FootageRadiance(Interpolator(frames, clip.fps), y, x, size)
 
-# %% ../nbs/31_simulated_camera.ipynb #aabe5995
+# %% ../nbs/31_simulated_camera.ipynb #9a021c7a
 def counts_of(
     signal: Float[Tensor, "4 h w"],  # packed linear RAW; noise may lead below 0 and above 1
     black: int,  # black level, counts
     white: int,  # saturation level, counts
     pattern: str,  # Bayer tile of the mosaic
-) -> np.ndarray:  # uint16 (2h, 2w), counts
-    "What the converter makes of a signal (clip and quant of the paper, Eq. 2, around a black level)."
-    return np.rint(black + unpack(signal, pattern).double().numpy()*(white - black)).clip(0, white).astype(np.uint16)
+) -> np.ndarray:  # uint16 (2h, 2w), counts; two rows less where the tile does not begin with a row of red, two columns less likewise
+    "What the converter makes of a signal (clip and quant of the paper, Eq. 2, around a black level). `ValueError` for an unknown pattern."
+    cfa_sites(pattern)
+    y, x = divmod(pattern.index("R"), 2)
+    mosaic = unpack(signal).double().numpy()
+    return np.rint(black + mosaic[y:len(mosaic) - y, x:mosaic.shape[1] - x]*(white - black)).clip(0, white).astype(np.uint16)
 
-# %% ../nbs/31_simulated_camera.ipynb #42c34de0
+# %% ../nbs/31_simulated_camera.ipynb #cd459605
 def third_stops(
     low: float,  # lowest value, s or 1
     high: float,  # about the highest
@@ -119,10 +122,10 @@ def third_stops(
     "A dial with three steps to the stop."
     return Steps(tuple(low*2**(k/3) for k in range(math.floor(3*math.log2(high/low) + 1e-6) + 1)))
 
-# %% ../nbs/31_simulated_camera.ipynb #85ce4e2e
+# %% ../nbs/31_simulated_camera.ipynb #0e97626c
 FREE = Capabilities("simulated camera", Range(T_MIN, 0.2), Range(1, 8192), "RGGB", 12, "simulated", True)  # a camera of continuous settings
 
-# %% ../nbs/31_simulated_camera.ipynb #b87149c6
+# %% ../nbs/31_simulated_camera.ipynb #550a1d56
 @dataclass
 class SimulatedCamera:
     "A `Camera` that looks at a scene. `ValueError` when its settings make no sense."
@@ -200,13 +203,13 @@ class SimulatedCamera:
         before, after = Swinging(self.light).sums(torch.tensor([[k, k + 1]])).unbind(1)
         return (after - before)*(value/self.k)
 
-# %% ../nbs/31_simulated_camera.ipynb #3a4da966
+# %% ../nbs/31_simulated_camera.ipynb #6844c8f2
 def find_cameras(
 ) -> dict[str, str]:  # address -> description
     "The simulated camera is always there."
     return {"simulated": "a photograph in a shaking hand; simulated:PATH shows a clip or picture of yours"}
 
-# %% ../nbs/31_simulated_camera.ipynb #4719a86f
+# %% ../nbs/31_simulated_camera.ipynb #1884c1d1
 def open_camera(
     address: str = "simulated",  # simulated, or simulated:PATH of a clip or picture
     size: tuple[int, int] = (256, 256),  # height and width of its frames, px, even
