@@ -6,8 +6,8 @@
 __all__ = ['write_photo', 'raw_files', 'check_burst', 'read_burst', 'from_red', 'file_noise', 'digital_gains', 'to_burst',
            'restore_photos', 'save_restored', 'restore_folder']
 
-# %% ../nbs/34_restore_files.ipynb #8d3381f9
-import os
+# %% ../nbs/34_restore_files.ipynb #02-34-restore-files
+import json, os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from .full_size import restore_full_size
 from .raw import develop
 from .simulator import Burst
 
-# %% ../nbs/34_restore_files.ipynb #229ca69d
+# %% ../nbs/34_restore_files.ipynb #05-34-restore-files
 def write_photo(
     path: str | os.PathLike,  # where the DNG shall be
     photo: RawPhoto,  # with exposure and ISO
@@ -36,17 +36,19 @@ def write_photo(
     write_dng(path, np.minimum(photo.mosaic, photo.white).astype(np.uint16), exposure=photo.exposure, iso=photo.iso, black=np.rint(photo.black), white=photo.white, pattern=photo.pattern,
               noise=photo.noise, **dng_colour(photo.colour()))
 
-# %% ../nbs/34_restore_files.ipynb #cbe09ea7
+# %% ../nbs/34_restore_files.ipynb #06-34-restore-files
 def raw_files(
     folder: str | os.PathLike,  # that holds one burst
-) -> list[Path]:  # in the order of their names, numbers by value
-    "The RAW files of a folder. `ValueError` when there are none."
+) -> list[Path]:  # in the order of the manifest; without one, of their names, numbers by value
+    "The frames of a burst. `ValueError` when there are none."
     check(Path(folder).is_dir(), f"{folder} is no folder: give the one that holds the RAW files of one burst")
-    found = sorted((p for p in Path(folder).iterdir() if p.suffix.lower() in RAWS and not p.name.startswith(".")), key=natural)
-    check(len(found) > 0, f"{folder} holds no RAW files ({', '.join(RAWS)})")
+    listed = Path(folder, "manifest.json")
+    if listed.exists(): found = [Path(folder, row["file"]) for row in json.loads(listed.read_text())["frames"]]
+    else: found = sorted((p for p in Path(folder).iterdir() if p.suffix.lower() in RAWS and not p.name.startswith(".")), key=natural)
+    check(len(found) > 0, f"{folder} holds no frames: " + ("its manifest lists none" if listed.exists() else f"no RAW files ({', '.join(RAWS)})"))
     return found
 
-# %% ../nbs/34_restore_files.ipynb #1adfff91
+# %% ../nbs/34_restore_files.ipynb #07-34-restore-files
 def check_burst(
     photos: Sequence[RawPhoto],  # of one burst
     names: Sequence[str],  # how messages call them
@@ -57,7 +59,7 @@ def check_burst(
         for what, mine, first in (("size", photo.mosaic.shape, photos[0].mosaic.shape), ("Bayer pattern", photo.pattern, photos[0].pattern), ("white level", photo.white, photos[0].white)):
             check(mine == first, f"{name} has the {what} {mine}, {names[0]} has {first}: the frames of a burst come from one camera in one mode")
 
-# %% ../nbs/34_restore_files.ipynb #90e36cdb
+# %% ../nbs/34_restore_files.ipynb #08-34-restore-files
 def read_burst(
     paths: Sequence[str | os.PathLike],  # RAW files, the reference first
 ) -> list[RawPhoto]:  # checked
@@ -69,7 +71,7 @@ def read_burst(
     check_burst(photos, names)
     return photos
 
-# %% ../nbs/34_restore_files.ipynb #ae2b1670
+# %% ../nbs/34_restore_files.ipynb #10-34-restore-files
 def from_red(
     photo: RawPhoto,  # of any Bayer pattern
 ) -> RawPhoto:  # RGGB; a row or column at either side less where it was not
@@ -78,7 +80,7 @@ def from_red(
     h, w = photo.mosaic.shape
     return replace(photo, mosaic=photo.mosaic[y:h - y, x:w - x], pattern="RGGB", black=np.roll(photo.black, (-y, -x), (0, 1)))
 
-# %% ../nbs/34_restore_files.ipynb #c7e6a121
+# %% ../nbs/34_restore_files.ipynb #13-34-restore-files
 def file_noise(
     photo: RawPhoto,  # as read
     noise: Callable | None,  # gain -> (shot, read), of this camera; None: the file's NoiseProfile
@@ -87,7 +89,7 @@ def file_noise(
     check(noise is not None or photo.noise is not None, "the files have no NoiseProfile: calibrate the camera (photon_transfer in 08_calibration), or choose one of SENSORS there (on the command line: --sensor)")
     return photo.noise if noise is None else tuple(v.item() for v in noise(torch.tensor(photo.iso/100, dtype=torch.float64)))
 
-# %% ../nbs/34_restore_files.ipynb #3d969100
+# %% ../nbs/34_restore_files.ipynb #14-34-restore-files
 def digital_gains(
     photos: Sequence[RawPhoto],  # of one burst
 ) -> list[float]:  # d_i, 1; the first is 1
@@ -95,7 +97,7 @@ def digital_gains(
     shots = [Shot(float(photo.exposure), photo.iso/100) for photo in photos]
     return [2**-residual(shot, shots[0].value) for shot in shots]
 
-# %% ../nbs/34_restore_files.ipynb #11e8a50b
+# %% ../nbs/34_restore_files.ipynb #15-34-restore-files
 def to_burst(
     photos: Sequence[RawPhoto],  # of one burst, the reference first
     noise: Callable | None = None,  # gain -> (shot, read), of this camera; None: each file's NoiseProfile
@@ -107,7 +109,7 @@ def to_burst(
         frames.append((d*signal).clamp(0, 1)); spread.append(d*(read + shot*signal.mean().item())**0.5)
     return Burst(torch.stack(frames)[None], torch.tensor([spread]))
 
-# %% ../nbs/34_restore_files.ipynb #a6a836d8
+# %% ../nbs/34_restore_files.ipynb #17-34-restore-files
 def restore_photos(
     photos: Sequence[RawPhoto],  # of one burst, the reference first
     restorer: Burstormer,  # in evaluation mode
@@ -119,7 +121,7 @@ def restore_photos(
     burst = to_burst(photos, noise)
     return restore_full_size(restorer, burst.frames, burst.noise_std, memory).clamp(0, 1)
 
-# %% ../nbs/34_restore_files.ipynb #ded890cf
+# %% ../nbs/34_restore_files.ipynb #19-34-restore-files
 def save_restored(
     path: str | os.PathLike,  # .dng or .png
     restored: Float[Tensor, "1 4 h w"],  # packed linear RAW in [0, 1]
@@ -132,7 +134,7 @@ def save_restored(
     picture = (255*develop(restored, reference.colour())[0]).round().byte().permute(1, 2, 0)
     with atomic(path) as temporary: Image.fromarray(picture.numpy()).save(temporary)
 
-# %% ../nbs/34_restore_files.ipynb #7a17c78f
+# %% ../nbs/34_restore_files.ipynb #20-34-restore-files
 def restore_folder(
     folder: str | os.PathLike,  # RAW files of one burst
     restorer: Burstormer,  # in evaluation mode
