@@ -6,8 +6,8 @@
 __all__ = ['SPEEDS', 'FORMATS', 'PROGRAMS', 'AUTO_ISO', 'seconds', 'ticks', 'sensitivity', 'raw_choice', 'find_cameras', 'Dial',
            'GPhoto2Camera', 'open_camera']
 
-# %% ../nbs/32_gphoto2.ipynb #6b79fa0f
-import contextlib, dataclasses, os, re, time
+# %% ../nbs/32_gphoto2.ipynb #02-32-gphoto2
+import contextlib, ctypes, dataclasses, os, re, sys, time
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +17,7 @@ from .camera import CameraBusy, CameraError, CameraLost, CameraStorageFull, Capa
 from .core import optional
 from .dng import read_raw
 
-# %% ../nbs/32_gphoto2.ipynb #aa88ae64
+# %% ../nbs/32_gphoto2.ipynb #05-32-gphoto2
 def seconds(
     text: str,  # one choice of a shutter speed control
 ) -> Fraction | None:  # exposure time, s; None where the text is no time
@@ -27,27 +27,27 @@ def seconds(
     above, below = Fraction(found[1]), Fraction(found[2] or 1)
     return above/below if above and below else None
 
-# %% ../nbs/32_gphoto2.ipynb #cceae2d7
+# %% ../nbs/32_gphoto2.ipynb #06-32-gphoto2
 def ticks(
     text: str,  # one choice of the standard's bare exposure property, 500d
 ) -> Fraction | None:  # exposure time, s; None where the text is no number
     "Exposure time in PTP's own unit of 0.1 ms (ISO 15740, ExposureTime)."
     return Fraction(int(text), 10_000) if text.isdigit() and int(text) else None
 
-# %% ../nbs/32_gphoto2.ipynb #ce8717da
+# %% ../nbs/32_gphoto2.ipynb #07-32-gphoto2
 def sensitivity(
     text: str,  # one choice of an ISO control
 ) -> Fraction | None:  # gain, ISO / 100; None for automatic and named ones
     "Gain that an ISO dial shows."
     return Fraction(int(text), 100) if text.isdigit() and int(text) else None
 
-# %% ../nbs/32_gphoto2.ipynb #12e4ee6a
+# %% ../nbs/32_gphoto2.ipynb #10-32-gphoto2
 SPEEDS = {"shutterspeed2": seconds, "shutterspeed": seconds, "500d": ticks}  # controls of the exposure time, the most exact first, and how they are read
 FORMATS = ("imageformat", "imagequality")  # Canon, Fujifilm, Olympus, Panasonic; Nikon, Sony
 PROGRAMS = ("expprogram", "autoexposuremode")  # Nikon, Sony, PTP; Canon
 AUTO_ISO = ("isoauto", "autoiso")  # Nikon's switches
 
-# %% ../nbs/32_gphoto2.ipynb #d42613cf
+# %% ../nbs/32_gphoto2.ipynb #11-32-gphoto2
 def raw_choice(
     choices: Sequence[str],  # of a format control
 ) -> str | None:  # the one that writes RAW, alone if possible; None where there is none
@@ -55,12 +55,12 @@ def raw_choice(
     fit = [text for text in choices if re.search(r"(?<![a-z])(raw|nef)", text, re.IGNORECASE) and not re.search("[sm]raw", text, re.IGNORECASE)]
     return min(fit, key=lambda text: (bool(re.search(r"[+&]|jpe?g|heif", text, re.IGNORECASE)), len(text)), default=None)
 
-# %% ../nbs/32_gphoto2.ipynb #12d04462
+# %% ../nbs/32_gphoto2.ipynb #14-32-gphoto2
 def _library():  # the package
     "python-gphoto2, or an error that names the extra."
     return optional("gphoto2", "gphoto2")
 
-# %% ../nbs/32_gphoto2.ipynb #9ca53dd5
+# %% ../nbs/32_gphoto2.ipynb #15-32-gphoto2
 def _widget(
     camera,  # a gphoto2.Camera
     name: str,  # of a control
@@ -72,7 +72,7 @@ def _widget(
         if error.code in (gp.GP_ERROR_BAD_PARAMETERS, gp.GP_ERROR_NOT_SUPPORTED): return None
         raise
 
-# %% ../nbs/32_gphoto2.ipynb #39e346a5
+# %% ../nbs/32_gphoto2.ipynb #16-32-gphoto2
 def _choices(
     camera,  # a gphoto2.Camera
     name: str,  # of a control
@@ -81,7 +81,7 @@ def _choices(
     gp, widget = _library(), _widget(camera, name)
     return list(widget.get_choices()) if widget is not None and widget.get_type() in (gp.GP_WIDGET_RADIO, gp.GP_WIDGET_MENU) else []
 
-# %% ../nbs/32_gphoto2.ipynb #9bac2e9d
+# %% ../nbs/32_gphoto2.ipynb #17-32-gphoto2
 def _set(
     camera,  # a gphoto2.Camera
     name: str,  # of a control
@@ -94,7 +94,7 @@ def _set(
         camera.set_single_config(name, widget)
     return camera.get_single_config(name).get_value()
 
-# %% ../nbs/32_gphoto2.ipynb #507140d7
+# %% ../nbs/32_gphoto2.ipynb #19-32-gphoto2
 def _explain(
     camera,  # a gphoto2.Camera
     error: Exception,  # a gphoto2.GPhoto2Error
@@ -109,7 +109,7 @@ def _explain(
     if any(store.fields & gp.GP_STORAGEINFO_FREESPACEKBYTES and not store.freekbytes for store in stores): return CameraStorageFull(f"{doing}: the camera's card is full; empty it")
     return CameraError(f"{doing}: the camera refuses ({error}); is it focused, its lens cap off, its card unlocked?")
 
-# %% ../nbs/32_gphoto2.ipynb #4eaaec78
+# %% ../nbs/32_gphoto2.ipynb #20-32-gphoto2
 @contextlib.contextmanager
 def _explained(
     camera,  # a gphoto2.Camera
@@ -119,14 +119,14 @@ def _explained(
     try: yield
     except _library().GPhoto2Error as error: raise _explain(camera, error, doing) from error
 
-# %% ../nbs/32_gphoto2.ipynb #3fecbe1b
+# %% ../nbs/32_gphoto2.ipynb #22-32-gphoto2
 def find_cameras() -> dict[str, str]:  # address -> model; empty where there are none, or the extra is missing
     "Cameras that gphoto2 sees."
     try: found = _library().Camera.autodetect()
     except ImportError: return {}
     return {f"gphoto2:{found.get_value(i)}": found.get_name(i) for i in range(found.count())}
 
-# %% ../nbs/32_gphoto2.ipynb #9385071a
+# %% ../nbs/32_gphoto2.ipynb #23-32-gphoto2
 def _connect(
     port: str,  # as libgphoto2 writes it: usb:001,004 or ptpip:HOST:PORT:PORT
 ):  # an initialised gphoto2.Camera
@@ -143,18 +143,21 @@ def _connect(
         raise CameraBusy(f"{address} lets nobody in ({error}): another program holds it, perhaps the desktop's photo import; close that") from error
     return camera
 
-# %% ../nbs/32_gphoto2.ipynb #e966767b
+# %% ../nbs/32_gphoto2.ipynb #25-32-gphoto2
 def _release(
     camera,  # a gphoto2.Camera
 ) -> None:
     "Leave the camera to others, even if it is gone; standard input stays open."
+    library, interval = ctypes.PyDLL(_library()._camera.__file__), sys.getswitchinterval()
     try: kept = os.dup(0)
     except OSError: kept = os.open(os.devnull, os.O_RDONLY)
-    with contextlib.suppress(_library().GPhoto2Error): camera.exit()
-    os.dup2(kept, 0)
+    sys.setswitchinterval(60)
+    library.gp_camera_exit(ctypes.c_void_p(int(camera.this)), None)
+    library.dup2(kept, 0)
+    sys.setswitchinterval(interval)
     if kept: os.close(kept)
 
-# %% ../nbs/32_gphoto2.ipynb #4e5c5b80
+# %% ../nbs/32_gphoto2.ipynb #27-32-gphoto2
 def _take_over(
     camera,  # a gphoto2.Camera
 ) -> None:
@@ -172,7 +175,7 @@ def _take_over(
             if _set(camera, name, raw) != raw: raise NoRaw(f"the camera stays at another format than {raw}: choose RAW in its menu")
     for text in {"Internal RAM", "sdram"}.intersection(_choices(camera, "capturetarget")): _set(camera, "capturetarget", text)
 
-# %% ../nbs/32_gphoto2.ipynb #9ff3c1b1
+# %% ../nbs/32_gphoto2.ipynb #28-32-gphoto2
 @dataclasses.dataclass(frozen=True)
 class Dial:
     "A control of time or gain: its texts by the numbers that they mean."
@@ -187,7 +190,7 @@ class Dial:
         "Turn to the choice nearest to `wanted`, and read back."
         return self.read(_set(camera, self.name, self.texts[min(self.texts, key=lambda number: abs(number - Fraction(wanted)))]))
 
-# %% ../nbs/32_gphoto2.ipynb #ff9963b8
+# %% ../nbs/32_gphoto2.ipynb #29-32-gphoto2
 def _dial(
     camera,  # a gphoto2.Camera
     names: dict[str, Callable],  # control -> how it is read
@@ -197,7 +200,7 @@ def _dial(
         texts = {number: text for text in _choices(camera, name) if (number := read(text))}
         if texts and not camera.get_single_config(name).get_readonly(): return Dial(name, read, texts)
 
-# %% ../nbs/32_gphoto2.ipynb #06b405fa
+# %% ../nbs/32_gphoto2.ipynb #31-32-gphoto2
 def _trigger(
     camera,  # a gphoto2.Camera
     deadline: float,  # of time.monotonic, s
@@ -210,7 +213,7 @@ def _trigger(
             if error.code != gp.GP_ERROR_CAMERA_BUSY or time.monotonic() > deadline: raise
         time.sleep(0.02)
 
-# %% ../nbs/32_gphoto2.ipynb #9d850432
+# %% ../nbs/32_gphoto2.ipynb #32-32-gphoto2
 def _events(
     camera,  # a gphoto2.Camera
     deadline: float,  # of time.monotonic, s
@@ -222,7 +225,7 @@ def _events(
         if kind != gp.GP_EVENT_TIMEOUT: yield kind, data
         else: time.sleep(0.001)
 
-# %% ../nbs/32_gphoto2.ipynb #1d3186bb
+# %% ../nbs/32_gphoto2.ipynb #34-32-gphoto2
 def _download(
     camera,  # a gphoto2.Camera
     place,  # folder and name of a file
@@ -234,7 +237,7 @@ def _download(
     with contextlib.suppress(gp.GPhoto2Error): camera.file_delete(place.folder, place.name)  # from its memory it is gone already
     return data
 
-# %% ../nbs/32_gphoto2.ipynb #0bf639de
+# %% ../nbs/32_gphoto2.ipynb #35-32-gphoto2
 def _new_raw(
     camera,  # a gphoto2.Camera
     deadline: float,  # of time.monotonic, s
@@ -250,7 +253,7 @@ def _new_raw(
     if other: raise NoRaw(f"the camera wrote {other} and no RAW file: choose RAW in its menu")
     raise CaptureTimeout("the picture did not come in time: the camera may have lost it, or the timeout is too short")
 
-# %% ../nbs/32_gphoto2.ipynb #8279c0a9
+# %% ../nbs/32_gphoto2.ipynb #37-32-gphoto2
 def _same_kind(
     first: RawFrame,  # of a burst
     frame: RawFrame,  # a later one
@@ -259,7 +262,7 @@ def _same_kind(
     kinds = [(f.photo.mosaic.shape, f.photo.pattern) for f in (first, frame)]
     if kinds[0] != kinds[1]: raise NoRaw(f"one burst, two kinds of frames, {kinds[0]} and {kinds[1]}: leave the camera's format and crop alone during a burst")
 
-# %% ../nbs/32_gphoto2.ipynb #a51d69a2
+# %% ../nbs/32_gphoto2.ipynb #38-32-gphoto2
 class GPhoto2Camera:
     "A PTP camera (USB or network) through libgphoto2. `ImportError` without the extra; errors of `debir_nb.camera` otherwise."
     def __init__(self,
@@ -353,7 +356,7 @@ class GPhoto2Camera:
             _same_kind(first, frame)
             yield frame
 
-# %% ../nbs/32_gphoto2.ipynb #4b3f8b53
+# %% ../nbs/32_gphoto2.ipynb #39-32-gphoto2
 def open_camera(
     address: str,  # gphoto2:PORT
 ) -> GPhoto2Camera:  # to be entered with `with`
