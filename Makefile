@@ -7,8 +7,8 @@ export SCALE FOOTAGE
 STAMP := .venv/.stamp
 export WANTED := $(shell cat settings.ini constraints.txt setup.py pyproject.toml | cksum) $(CURDIR)
 
-# Notebooks 20-29 and 40-49 are stages of the pipeline: they need data, and tests/ runs them at smoke size.
-STAGES := ^([_.]|[24][0-9]_)
+# Notebooks 20-29, 39 and 40-49 are stages of the pipeline: they need data, and tests/ runs them at smoke size.
+STAGES := ^([_.]|[24][0-9]_|39_)
 JOBS ?= 2
 
 .DEFAULT_GOAL := help

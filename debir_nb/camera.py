@@ -7,7 +7,7 @@ __all__ = ['KNOWN_BY', 'TOLERANCE', 'TARGET', 'Shot', 'RawFrame', 'Steps', 'Rang
            'NoCamera', 'CameraBusy', 'CameraLost', 'CaptureTimeout', 'CameraStorageFull', 'ExposureRefused', 'NoRaw',
            'choose', 'residual', 'to_shots', 'departure', 'preview_shot', 'auto_exposure']
 
-# %% ../nbs/30_camera.ipynb #557d1023
+# %% ../nbs/30_camera.ipynb #8f7b5306
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from typing import Protocol, Self, runtime_checkable
 from .core import PREVIEW_TIME, check
 from .dng import RawPhoto, normalise
 
-# %% ../nbs/30_camera.ipynb #2fcb0f24
+# %% ../nbs/30_camera.ipynb #78ba7185
 @dataclass(frozen=True)
 class Shot:
     "Exposure time and gain of one frame; `ValueError` unless both are positive and finite."
@@ -32,10 +32,10 @@ class Shot:
         "Exposure value e = t g: frames of equal e are equally bright (paper, Eq. 1)."
         return self.exposure*self.gain
 
-# %% ../nbs/30_camera.ipynb #99c0985b
+# %% ../nbs/30_camera.ipynb #35c05874
 KNOWN_BY = ("EXIF", "read back", "simulated")  # how an achieved exposure is known
 
-# %% ../nbs/30_camera.ipynb #be8efb62
+# %% ../nbs/30_camera.ipynb #807e661a
 @dataclass(frozen=True)
 class RawFrame:
     "One frame of a camera. `ValueError` when it does not say what exposure was achieved, and how that is known."
@@ -55,7 +55,7 @@ class RawFrame:
         "The exposure time and gain of this frame."
         return Shot(float(self.photo.exposure), self.photo.iso/100)
 
-# %% ../nbs/30_camera.ipynb #1cfb1318
+# %% ../nbs/30_camera.ipynb #8653101c
 @dataclass(frozen=True)
 class Steps:
     "A control with marked positions; a single one cannot be moved. `ValueError` when there is none, or one is not positive."
@@ -71,7 +71,7 @@ class Steps:
         "The positions next to a wanted value."
         return tuple(sorted(self.values, key=lambda v: abs(math.log2(v/wanted)))[:2])
 
-# %% ../nbs/30_camera.ipynb #1b8a5af9
+# %% ../nbs/30_camera.ipynb #7c2ffebe
 @dataclass(frozen=True)
 class Range:
     "A control that takes every value, or every multiple of a step above the lowest. `ValueError` when it is empty or reaches 0."
@@ -92,7 +92,7 @@ class Range:
         ends = {min(max(k, 0), last) for k in (below, below + 1)}
         return Steps(tuple(self.low + k*self.step for k in ends)).near(wanted)
 
-# %% ../nbs/30_camera.ipynb #1393a6eb
+# %% ../nbs/30_camera.ipynb #ff972549
 @dataclass(frozen=True)
 class Capabilities:
     "What one camera can do; known once it is opened."
@@ -104,7 +104,7 @@ class Capabilities:
     known_by: str  # how the exposure of its frames is known: one of KNOWN_BY
     live: bool  # previews come from the running sensor; False: each is a capture, and takes as long as one
 
-# %% ../nbs/30_camera.ipynb #20726ccf
+# %% ../nbs/30_camera.ipynb #53370e55
 @runtime_checkable
 class Camera(Protocol):
     "What every camera answers. All methods may raise a `CameraError`, within their timeout."
@@ -134,7 +134,7 @@ class Camera(Protocol):
         "Capture frames in quick succession. Nothing is captured before the first `next`; closing the iterator early ends the burst and leaves the camera usable."
         ...
 
-# %% ../nbs/30_camera.ipynb #05bde824
+# %% ../nbs/30_camera.ipynb #def88d5e
 class CameraError(Exception):
     "Something between us and the camera went wrong; the message says what to do."
 
@@ -159,7 +159,7 @@ class ExposureRefused(CameraError):
 class NoRaw(CameraError):
     "The camera delivers no Bayer RAW of known depth."
 
-# %% ../nbs/30_camera.ipynb #b72c8188
+# %% ../nbs/30_camera.ipynb #b5e619c3
 def choose(
     found: Mapping[str, str],  # address -> description of every camera that is there
     wanted: str | None = None,  # an address, or a backend's name; None: the only camera
@@ -171,7 +171,7 @@ def choose(
     if len(fit) > 1: raise NoCamera(f"there are {len(fit)} cameras: name one of {there}")
     return fit[0]
 
-# %% ../nbs/30_camera.ipynb #5a5e3016
+# %% ../nbs/30_camera.ipynb #1c7e67cb
 def residual(
     shot: Shot,  # asked or achieved
     value: float,  # e, s: the exposure value wanted
@@ -179,10 +179,10 @@ def residual(
     "How far a shot's brightness is from the wanted one; 2**-residual corrects it."
     return math.log2(shot.value/value)
 
-# %% ../nbs/30_camera.ipynb #7fed86a3
+# %% ../nbs/30_camera.ipynb #acc7f55b
 TOLERANCE = 1/6  # EV: half a third stop
 
-# %% ../nbs/30_camera.ipynb #b4783ff9
+# %% ../nbs/30_camera.ipynb #ecb0b3c7
 def to_shots(
     exposures: Sequence[float],  # t_i, s, from a policy
     value: float,  # e, s: t g of the preview
@@ -194,14 +194,14 @@ def to_shots(
     for i, wanted in enumerate(exposures):
         options = [Shot(t, capabilities.gains.near(value/t)[0]) for t in capabilities.exposures.near(wanted)]
         off = [abs(residual(shot, value)) for shot in options]
-        best = options[0] if off[0] <= (tolerance or 0) + 1e-9 else options[off.index(min(off))]
+        best = options[0] if off[0] <= (TOLERANCE if tolerance is None else tolerance) + 1e-9 else options[off.index(min(off))]
         if tolerance is not None and min(off) > tolerance + 1e-9: raise ExposureRefused(
             f"frame {i + 1} should be exposed {wanted*1e3:.2f} ms at gain {value/wanted:.1f}; {capabilities.name} comes to {best.exposure*1e3:.2f} ms at gain {best.gain:.1f}, "
             f"{residual(best, value):+.2f} EV off and over {tolerance:.2f}: change light or aperture, or allow it with tolerance=None")
         chosen.append(best)
     return chosen
 
-# %% ../nbs/30_camera.ipynb #16236f0e
+# %% ../nbs/30_camera.ipynb #e03e6171
 def departure(
     asked: Shot,  # of the camera's own steps
     achieved: Shot,  # of the frame
@@ -209,7 +209,7 @@ def departure(
     "How far a frame is from what was asked: in its exposure time or in its brightness, whichever is worse."
     return max(abs(math.log2(achieved.exposure/asked.exposure)), abs(residual(achieved, asked.value)))
 
-# %% ../nbs/30_camera.ipynb #a2f9eb54
+# %% ../nbs/30_camera.ipynb #8598296d
 def preview_shot(
     value: float,  # e, s: t g that the scene needs
     capabilities: Capabilities,  # of the camera
@@ -219,10 +219,10 @@ def preview_shot(
     g = capabilities.gains.near(value/t)[0]
     return Shot(t, g) if residual(Shot(t, g), value) <= 0.5 else Shot(capabilities.exposures.near(value/g)[0], g)
 
-# %% ../nbs/30_camera.ipynb #66f2d4f1
+# %% ../nbs/30_camera.ipynb #5eb1552e
 TARGET = 0.1  # mean of a packed RAW preview, full range = 1
 
-# %% ../nbs/30_camera.ipynb #520c3758
+# %% ../nbs/30_camera.ipynb #3ac0fb83
 def auto_exposure(
     camera: Camera,  # opened
     start: float = PREVIEW_TIME*100,  # e to begin with, s

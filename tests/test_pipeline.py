@@ -20,7 +20,7 @@ from debir_nb.pipeline import MARKS, SCALES, at_scale, read_params, readme_rows,
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = [stage for stage in yaml.safe_load((ROOT/"params.yaml").read_text()) if stage not in ("scale", "model")]
-ORDER = ["scenes", "pretrain", "pseudo_gt", "warm_up", "train_baenet", "search_fixed", "finetune@baenet", "finetune@bracket", "finetune@fixed", "results"]
+ORDER = ["scenes", "pretrain", "pseudo_gt", "warm_up", "train_baenet", "search_fixed", "finetune@baenet", "finetune@bracket", "finetune@fixed", "results", "capture"]
 
 
 def notebook(stage): return next(ROOT.glob(f"nbs/[0-9][0-9]_{stage}.ipynb"))

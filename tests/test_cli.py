@@ -1,0 +1,174 @@
+"The command `debir`: what it prints, what it writes, and how it fails."
+import json
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from debir_nb import simulated_camera
+from debir_nb.baenet import BAENet
+from debir_nb.burstormer import Burstormer
+from debir_nb.camera import NoCamera
+from debir_nb.cli import find_cameras, main, open_camera
+from debir_nb.core import PREVIEW_TIME
+from debir_nb.dng import read_raw
+from debir_nb.pretrained import NETWORKS, load_pretrained, models_folder
+from debir_nb.training import save_weights
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ["cameras", "expose", "capture", "simulate", "restore"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    "Networks that are not trained, but whose exposures differ."
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    baenet = BAENet()
+    torch.nn.init.normal_(baenet.mobilenet.classifier[1].weight, std=.05)
+    for net, name in zip((baenet, Burstormer(4, features=8)), NETWORKS): save_weights(net, folder/name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def burst(models, tmp_path_factory):
+    "A burst of the simulated camera, by the command line."
+    folder = tmp_path_factory.mktemp("captures")/"burst"
+    main(["capture", "--models", str(models), "--out", str(folder)])
+    return folder
+
+
+def fails(*line):
+    "What a command says when it fails."
+    with pytest.raises(SystemExit) as caught: main([str(word) for word in line])
+    return str(caught.value)
+
+
+# The commands
+
+def test_the_command_is_installed_by_its_name():
+    ini = ConfigParser(); ini.read(ROOT/"settings.ini", encoding="utf-8")
+    assert ini["DEFAULT"]["console_scripts"] == "debir=debir_nb.cli:main" and "scripts" in (ROOT/"pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_every_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as caught: main([command, "--help"] if command else ["--help"])
+    said = capsys.readouterr().out
+    assert caught.value.code == 0 and f"example: debir {command or 'capture'}" in said
+    if command is None: assert all(name in said for name in COMMANDS)
+
+
+def test_cameras_are_listed_and_a_backend_that_cannot_be_imported_has_none(capsys, monkeypatch):
+    monkeypatch.setattr("debir_nb.cli.BACKENDS", {"simulated": "debir_nb.simulated_camera", "other": "debir_nb.no_such_backend"})
+    assert list(find_cameras()) == ["simulated"]
+    main(["cameras"])
+    assert capsys.readouterr().out.startswith("simulated ")
+
+
+def test_a_camera_is_opened_by_address_by_backend_or_not_at_all(monkeypatch):
+    assert open_camera("simulated").capabilities.name == "simulated camera"
+    for wanted, words in (("leica:usb", "leica:usb is no address"), ("simulated:nowhere.png", "does not exist")):
+        with pytest.raises(NoCamera, match=words): open_camera(wanted)
+    monkeypatch.setattr(simulated_camera, "find_cameras", lambda: {"simulated:a": "one", "simulated:b": "two"})
+    with pytest.raises(NoCamera, match="there are 2 cameras: name one of simulated:a"): open_camera("simulated")
+
+
+def test_the_manifest_of_a_capture_and_the_previews_that_expose_takes_agree(models, burst, capsys):
+    said = json.loads((burst/"manifest.json").read_text())
+    assert said["complete"] and len(said["frames"]) == 4 and len(set(said["wanted_exposures"])) == 4
+    main(["expose", str(burst/"previews"/"preview.dng"), "--previous", str(burst/"previews"/"previous.dng"), "--models", str(models), "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert [s["exposure"] for s in shown["shots"]] == pytest.approx(said["wanted_exposures"], rel=1e-3) and shown["motion"] == pytest.approx(said["motion"], rel=1e-3)
+    for s in shown["shots"]: assert s["exposure"]*s["gain"] == pytest.approx(PREVIEW_TIME*shown["preview_gain"], rel=1e-6)
+    main(["expose", str(burst/"previews"/"preview.dng"), "--previous", str(burst/"previews"/"previous.dng"), "--models", str(models)])
+    table = capsys.readouterr().out.splitlines()
+    assert [float(line.split()[1]) for line in table[2:]] == pytest.approx([1e3*s["exposure"] for s in shown["shots"]], abs=.006)
+
+
+def test_an_interval_rescales_the_motion(models, burst, capsys):
+    found = []
+    for interval in (PREVIEW_TIME, 4*PREVIEW_TIME):
+        main(["expose", str(burst/"previews"/"preview.dng"), "--previous", str(burst/"previews"/"previous.dng"), "--models", str(models), "--json", "--interval", str(interval)])
+        found.append(json.loads(capsys.readouterr().out)["motion"])
+    assert found[0] == pytest.approx(4*found[1])
+
+
+def test_a_burst_is_restored_to_dng_and_png(models, burst, tmp_path, capsys):
+    main(["restore", str(burst), "-o", str(tmp_path/"r.dng"), "-o", str(tmp_path/"r.png"), "--models", str(models)])
+    assert read_raw(tmp_path/"r.dng").mosaic.shape == (256, 256) and np.asarray(Image.open(tmp_path/"r.png")).shape == (256, 256, 3)
+    assert "4 frames of 256 x 256 px" in capsys.readouterr().out
+    main(["restore", str(burst), "-o", str(tmp_path/"s.dng"), "--models", str(models), "--sensor", "CRVD"])
+    assert (read_raw(tmp_path/"s.dng").mosaic != read_raw(tmp_path/"r.dng").mosaic).any()
+
+
+def test_a_photograph_is_simulated_without_trained_networks(tmp_path, capsys):
+    Image.effect_noise((300, 280), 90).convert("RGB").save(tmp_path/"photo.png")
+    main(["simulate", str(tmp_path/"photo.png"), "--out", str(tmp_path/"burst"), "--policy", "bracket"])
+    assert json.loads((tmp_path/"burst"/"manifest.json").read_text())["complete"]
+    assert f"debir restore {tmp_path/'burst'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line, words", [
+    (["restore", "nowhere", "-o", "x.jpg"], "write .dng"), (["restore", "nowhere", "-o", "x.png"], "nowhere is no folder"),
+    (["capture", "--policy", "bracket", "--camera", "leica", "--out", "OUT"], "leica is no address"), (["simulate", "nowhere.mp4", "--policy", "bracket", "--out", "OUT"], "does not exist"),
+    (["expose", "a.dng", "--previous", "b.dng", "--policy", "bracket"], "No such file"), (["capture", "--models", "nowhere", "--out", "OUT"], "does not hold baenet.pt")])
+def test_what_goes_wrong_is_one_line(line, words, tmp_path):
+    said = fails(*[str(tmp_path/"out") if word == "OUT" else word for word in line])
+    assert said.startswith("error: ") and words in said and "\n" not in said and not (tmp_path/"out").exists()
+
+
+def test_a_fault_says_what_was_kept(models, tmp_path, monkeypatch):
+    from debir_nb.camera import CameraLost
+    def gone(self, shots, timeout=10.0):
+        yield self._take(shots[0], 0)
+        raise CameraLost("unplugged")
+    monkeypatch.setattr(simulated_camera.SimulatedCamera, "burst", gone)
+    said = fails("capture", "--models", models, "--out", tmp_path/"out")
+    assert said.splitlines() == ["error: unplugged", f"1 frames are kept in {tmp_path/'out'}, with a manifest that says so"]
+
+
+def test_it_runs_from_a_shell(tmp_path):
+    "A process of its own, outside the project: no weights are found, and that is what it says."
+    command = [sys.executable, "-m", "debir_nb.cli", "capture", "--out", "burst"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})
+    assert done.returncode == 1 and done.stderr.strip() == "error: no trained networks are named: give their folder, or name it in the environment variable DEBIR_MODELS" and not done.stdout
+
+
+# Trained networks
+
+def test_networks_are_found_by_name_by_environment_and_in_the_project(models, tmp_path, monkeypatch):
+    assert models_folder(models) == models
+    monkeypatch.setenv("DEBIR_MODELS", str(models))
+    assert models_folder() == models
+    with pytest.raises(ValueError, match="does not hold baenet.pt and restorer_baenet.pt: `make run`.*`dvc pull`"): models_folder(tmp_path)
+    monkeypatch.delenv("DEBIR_MODELS")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="DEBIR_MODELS"): models_folder()
+    (tmp_path/"settings.ini").write_text(""); (tmp_path/"nbs").mkdir()
+    with pytest.raises(ValueError, match="does not hold"): models_folder()
+
+
+@pytest.mark.parametrize("n, features, channels", [(2, 8, 4), (4, 16, 3), (6, 8, 4)])
+def test_sizes_follow_from_the_weights(tmp_path, n, features, channels):
+    nets = BAENet(n, channels), Burstormer(n, features=features)
+    for net, name in zip(nets, NETWORKS): save_weights(net, tmp_path/name)
+    for saved, loaded in zip(nets, load_pretrained(tmp_path)):
+        assert not loaded.training and all(torch.equal(v, loaded.state_dict()[k]) for k, v in saved.state_dict().items())
+
+
+def test_networks_that_do_not_fit_or_are_damaged_are_named(models, tmp_path):
+    for name in NETWORKS: (tmp_path/name).write_bytes((models/name).read_bytes())
+    save_weights(Burstormer(6, features=8), tmp_path/NETWORKS[1])
+    with pytest.raises(ValueError, match="predicts 4 exposures.*takes 6 frames"): load_pretrained(tmp_path)
+    save_weights(BAENet(), tmp_path/NETWORKS[1])
+    with pytest.raises(ValueError, match="holds no conv1.0.weight"): load_pretrained(tmp_path)
+    (tmp_path/NETWORKS[1]).write_bytes(b"PK" + bytes(300))
+    with pytest.raises(ValueError, match="restorer_baenet.pt holds no"): load_pretrained(tmp_path)
+    torch.save({"conv1.0.weight": torch.zeros(8, 4, 3, 3), "rec_conv1.0.weight": torch.zeros(16, 32, 1, 1)}, tmp_path/NETWORKS[1])
+    with pytest.raises(ValueError, match="has no"): load_pretrained(tmp_path)
