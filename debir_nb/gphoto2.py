@@ -246,8 +246,8 @@ def _new_raw(
     gp, other = _library(), ""
     for kind, data in _events(camera, deadline):
         if kind == gp.GP_EVENT_FILE_ADDED:
-            contents, suffix = _download(camera, data), Path(data.name).suffix.lower()
-            if suffix not in (".jpg", ".jpeg", ".heif", ".hif"): return contents, suffix
+            contents = _download(camera, data)
+            if contents[:2] != b"\xff\xd8" and contents[4:10] != b"ftyphe": return contents, Path(data.name).suffix.lower()  # neither JPEG nor HEIF
             other = data.name
         if kind == gp.GP_EVENT_CAPTURE_COMPLETE and other: break
     if other: raise NoRaw(f"the camera wrote {other} and no RAW file: choose RAW in its menu")

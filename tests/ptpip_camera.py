@@ -22,7 +22,7 @@ BLACK, WHITE = 512, 4095
 EXPOSURE_TIME, EXPOSURE_INDEX, EXPOSURE_PROGRAM, F_NUMBER, BATTERY = 0x500D, 0x500F, 0x500E, 0x5007, 0x5001
 DNG, JPEG = 0x3811, 0x3801
 OK, GENERAL_ERROR, UNSUPPORTED, NO_OBJECT, STORE_FULL, NO_PROPERTY, READ_ONLY, BUSY, BAD_VALUE = 0x2001, 0x2002, 0x2005, 0x2009, 0x200C, 0x200A, 0x200F, 0x2019, 0x201C
-REFUSALS = {"store_full": STORE_FULL, "busy": BUSY, "refused": GENERAL_ERROR}
+REFUSALS = {"store_full": STORE_FULL, "busy": BUSY, "always_busy": BUSY, "refused": GENERAL_ERROR}
 
 
 def text(s):
@@ -42,6 +42,7 @@ def receive(sock):
     def exactly(n):
         data = b""
         while len(data) < n:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)  # libgphoto2 writes in small pieces and waits for each to be acknowledged
             part = sock.recv(n - len(data))
             if not part: raise EOFError
             data += part
@@ -205,7 +206,7 @@ class PtpCamera:
         fault = self.faults.get(len(self.shots))
         if fault in REFUSALS:
             self.full = fault == "store_full"
-            del self.faults[len(self.shots)]
+            if fault != "always_busy": del self.faults[len(self.shots)]
             return REFUSALS[fault]
         return OK, lambda: threading.Thread(target=self.capture, args=(fault,), daemon=True).start()
 
@@ -213,7 +214,7 @@ class PtpCamera:
         if fault == "unplug": return self.unplug()
         exposure, iso = self.properties[EXPOSURE_TIME][2]*TICK, self.properties.get(EXPOSURE_INDEX, [0, 0, 100])[2]
         true = exposure*self.nominal
-        time.sleep(float(true))
+        time.sleep(float(true) + (0.5 if fault == "late_event" else 0))
         options = {"other_cfa": {"pattern": "BGGR"}, "other_size": {"size": 24}}.get(fault, {})
         name, kind, contents = f"IMG_{len(self.shots):04}.DNG", DNG, self.sensor.expose(true, iso, **options)
         if fault == "truncated": contents = contents[:len(contents)//2]
@@ -276,12 +277,16 @@ class Emulator:
     def log(self):
         return self.ask("log")
 
-    def released(self):
-        "Whether the driver has let go; the camera's side may take a moment to see it."
-        for _ in range(40):
-            if not self.log()["connected"]: return True
+    def wait_for(self, **state):
+        "Whether the log comes to say so; the camera's side may take a moment."
+        for _ in range(100):
+            if state.items() <= self.log().items(): return True
             time.sleep(0.05)
         return False
+
+    def released(self):
+        "Whether the driver has let go."
+        return self.wait_for(connected=False)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class FakeVideo:
         if "time" in controls: self.values[CONTROL.EXPOSURE_ABSOLUTE], self.ranges[CONTROL.EXPOSURE_ABSOLUTE] = 100, (1, 5000)
         if "gain" in controls: self.values[CONTROL.GAIN], self.ranges[CONTROL.GAIN] = 1, (1, 64)
         if "gain from 0" in controls: self.values[CONTROL.GAIN], self.ranges[CONTROL.GAIN] = 7, (0, 255)
-        self.exposed, self.stalled, self.gone, self.torn, self.depth, self.streaming, self.opened = [], False, False, 0, 4, False, 0
+        self.exposed, self.stalled, self.gone, self.torn, self.streaming, self.opened, self.clock = [], False, False, 0, False, 0, 0.0
 
     # The sensor
 
@@ -78,11 +78,12 @@ class FakeVideo:
         self.pipe.append(self.setting())
         exposure, gain = self.pipe[0]
         self.exposed.append((exposure, gain))
+        self.clock += max(exposure, 1/30)
         if not self.queue: return
         index = self.queue.popleft()
         rows = pack(self.picture(exposure, gain), self.bayer.bits, self.bayer.packed)
         os.pwrite(self.memory.fileno(), np.pad(rows, ((0, 0), (0, self.stride - rows.shape[1]))).tobytes(), index*self.length)
-        self.filled.append((index, len(self.exposed), time.monotonic()))
+        self.filled.append((index, len(self.exposed), self.clock))
 
     def run(self, frames):
         "Time passes, and nobody takes a frame."
