@@ -146,8 +146,10 @@ class RawStream:
     def __exit__(self,
         *error,  # of the block, if it failed
     ) -> None:
-        "Stop and close, even when the device is gone."
+        "Stop and close, even when the device is gone: then its memory must be let go by hand."
+        blocks = list(getattr(self._capture.buffer, "buffers", None) or [])
         with contextlib.suppress(OSError): self._capture.close()
+        for block in blocks: block.close()
         self._capture = None
         self.device.close()
 
