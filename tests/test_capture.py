@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from debir_nb.baenet import BAENet
+from debir_nb.baenet import BAENet, recalibrate_batchnorm
 from debir_nb.burstormer import Burstormer
 from debir_nb.camera import (CameraBusy, CameraError, CameraLost, CameraStorageFull, CaptureTimeout, ExposureRefused, NoRaw, Shot, Steps)
 from debir_nb.capture_burst import SIDE, Capture, capture, centre, choose_exposures, seen_by_policy
@@ -40,6 +40,15 @@ LIGHT, COLOUR = smooth(), random_colour(1, generator(1))
 def camera(kind=SimulatedCamera, **settings): return kind(LIGHT, COLOUR, VALUE, **settings)
 
 
+def network():
+    "A BAENet that is not trained, but answers differently for each frame and each preview."
+    torch.manual_seed(0)
+    net = BAENet()
+    torch.nn.init.normal_(net.mobilenet.classifier[1].weight, std=.05)
+    recalibrate_batchnorm(net, lambda: net(torch.rand(8, 4, 64, 64, generator=generator(2)), torch.linspace(512, 1024, 8), torch.linspace(0, 10, 8)))
+    return net
+
+
 def written(folder): return json.loads((folder/"manifest.json").read_text())
 
 
@@ -58,7 +67,7 @@ def test_motion_is_counted_per_55_ticks_however_far_apart_previews_are(interval)
     "0.02 packed px a tick are 1.1 px in 55 ticks."
     c = SimulatedCamera(smooth(64, 240, .02), COLOUR, VALUE, noise=lambda g: (0*g, 0*g), preview_gap=interval*(PREVIEW_TIME + PREVIEW_GAP) - PREVIEW_TIME)
     with c: seen = seen_by_policy(*[c.preview(Shot(PREVIEW_TIME, 600)) for _ in range(2)])
-    assert seen[2].item() == pytest.approx(1.1, rel=.25) and seen[0].shape == (1, 4, 64, 64)
+    assert seen[2].item() == pytest.approx(1.1, rel=.35) and seen[0].shape == (1, 4, 64, 64)
 
 
 def test_the_gain_is_that_of_a_preview_of_the_paper():
@@ -84,30 +93,30 @@ def test_a_large_preview_is_cut_before_it_is_converted():
 @pytest.mark.parametrize("pattern", ["RGGB", "GBRG"])
 def test_the_manifest_equals_the_frames_and_the_frames_equal_the_files(tmp_path, pattern):
     dial = replace(FREE, exposures=third_stops(T_MIN, .1), gains=third_stops(1.05, 4096), pattern=pattern)
-    torch.manual_seed(0)
-    policy = BAENet().eval()
-    torch.nn.init.normal_(policy.mobilenet.classifier[1].weight, std=.1)
-    taken = capture(camera(capabilities=dial, black=200), policy, tmp_path/"burst")
+    taken = capture(camera(capabilities=dial, black=200), network(), tmp_path/"burst")
     said = written(tmp_path/"burst")
     assert said["complete"] and said["error"] is None and said["camera"] == FREE.name and len(said["frames"]) == len(taken.frames) == 4
     assert said["wanted_exposures"] == taken.wanted and said["motion"] == taken.motion and 0 < said["seconds_to_exposure_times"] == taken.seconds
     assert said["exposure_value"] == taken.previews[-1].achieved.value
     for row, shot, frame, photo in zip(said["frames"], taken.shots, taken.frames, read_burst(raw_files(tmp_path/"burst"))):
-        assert (row["exposure"], row["gain"]) == (frame.achieved.exposure, frame.achieved.gain) and (row["asked_exposure"], row["asked_gain"]) == (shot.exposure, shot.gain)
-        assert row["digital_gain"] == pytest.approx(taken.value/frame.achieved.value) and row["residual_ev"] == pytest.approx(-math.log2(row["digital_gain"])) and row["departure_ev"] < 1e-6
+        assert (row["exposure"], row["gain"]) == (frame.achieved.exposure, frame.achieved.gain)
+        assert (row["asked_exposure"], row["asked_gain"]) == (shot.exposure, shot.gain) and row["departure_ev"] < 1e-6
+        assert row["digital_gain"] == pytest.approx(taken.value/frame.achieved.value) and row["residual_ev"] == pytest.approx(-math.log2(row["digital_gain"]))
         assert (photo.mosaic == frame.photo.mosaic).all() and photo.pattern == pattern and photo.white == frame.photo.white and (photo.black == 200).all()
-        assert float(photo.exposure) == pytest.approx(row["exposure"], rel=1e-6) and photo.iso == round(100*row["gain"]) and photo.noise == pytest.approx(frame.photo.noise)
+        assert float(photo.exposure) == pytest.approx(row["exposure"], rel=1e-6) and photo.iso == round(100*row["gain"])
+        assert photo.noise == pytest.approx(frame.photo.noise)
     assert said["gaps"] == pytest.approx([FRAME_GAP]*3)
     for row, frame in zip(said["previews"], taken.previews): assert (read_raw(tmp_path/"burst"/row["file"]).mosaic == frame.photo.mosaic).all()
 
 
 def test_wanted_exposures_come_from_these_previews(tmp_path):
-    policy = BAENet().eval()
-    torch.nn.init.normal_(policy.mobilenet.classifier[1].weight, std=.1)
+    policy = network()
     taken = capture(camera(), policy, tmp_path/"burst")
     again = Capture("again", taken.previews)
     choose_exposures(again, policy)
-    assert again.wanted == taken.wanted and again.gain == taken.gain
+    assert again.wanted == taken.wanted and again.gain == taken.gain and len(set(taken.wanted)) == 4
+    choose_exposures(again := Capture("dark", [replace(f, photo=replace(f.photo, mosaic=f.photo.mosaic//3 + 180)) for f in taken.previews]), policy)
+    assert again.wanted != taken.wanted
 
 
 def test_a_burst_restores_to_more_than_its_best_frame(tmp_path):
@@ -143,8 +152,12 @@ def test_the_camera_is_asked_for_its_own_steps(tmp_path):
 # Faults
 
 def failing(error, after, where="burst"):
-    "A camera that raises after some frames of a burst, or at its previews."
+    "A camera that raises after some frames of a burst, at its previews, or when it is opened."
     class Failing(SimulatedCamera):
+        def __enter__(self):
+            if where == "enter": raise error
+            return super().__enter__()
+
         def preview(self, shot, timeout=10.0):
             if where == "preview": raise error
             return super().preview(shot, timeout)
@@ -155,8 +168,9 @@ def failing(error, after, where="burst"):
     return camera(Failing)
 
 
-FAULTS = {"unplugged": CameraLost("the camera is gone"), "lost event": CaptureTimeout("no frame came in 10 s"), "card full": CameraStorageFull("the card is full"),
-          "refused": CameraError("capture refused"), "unexpected": ZeroDivisionError("a bug"), "interrupted": KeyboardInterrupt()}
+FAULTS = {"unplugged": CameraLost("the camera is gone"), "lost event": CaptureTimeout("no frame came in 10 s"),
+          "card full": CameraStorageFull("the card is full"), "refused": CameraError("capture refused"),
+          "unexpected": ZeroDivisionError("a bug"), "interrupted": KeyboardInterrupt()}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -166,19 +180,22 @@ def test_a_fault_in_the_middle_keeps_what_was_taken(tmp_path, fault, after):
     with pytest.raises(type(FAULTS[fault])) as caught: capture(broken, bracket(4), tmp_path/"burst")
     assert f"{after} frames are kept" in caught.value.__notes__[-1]
     said = written(tmp_path/"burst")
-    assert not said["complete"] and said["error"].startswith(type(FAULTS[fault]).__name__) and len(said["frames"]) == after and len(said["wanted_exposures"]) == 4
+    assert not said["complete"] and said["error"].startswith(type(FAULTS[fault]).__name__)
+    assert len(said["frames"]) == after and len(said["wanted_exposures"]) == 4
     assert sorted(p.name for p in (tmp_path/"burst").iterdir()) == [*(f"frame_{i + 1}.dng" for i in range(after)), "manifest.json", "previews"]
     if after: assert len(read_burst(raw_files(tmp_path/"burst"))) == after
     with broken: pass  # released
 
 
 @pytest.mark.parametrize("error", [CameraLost("gone"), ExposureRefused("automatic exposure cannot be switched off"), NoRaw("no Bayer format")])
-def test_a_fault_before_the_burst_leaves_a_manifest_without_frames(tmp_path, error):
-    broken = failing(error, 0, "preview")
+@pytest.mark.parametrize("where", ["enter", "preview"])
+def test_a_fault_before_the_burst_leaves_a_manifest_without_frames(tmp_path, error, where):
+    broken = failing(error, 0, where)
     with pytest.raises(type(error)): capture(broken, bracket(4), tmp_path/"burst")
     said = written(tmp_path/"burst")
     assert said["frames"] == [] and str(error) in said["error"] and said["motion"] is None
-    with broken: pass
+    if where == "preview":
+        with broken: pass
 
 
 def test_a_busy_camera_says_so_and_stays_with_its_owner(tmp_path):
@@ -195,29 +212,34 @@ class Disobedient(SimulatedCamera):
 
 
 def test_an_exposure_that_the_driver_changed_is_refused_with_the_frames_kept(tmp_path):
-    with pytest.raises(ExposureRefused, match=r"frame 3 was asked for 20.83 ms .* taken with 10.42 ms .* \(by simulated\): 1.00 EV off"): capture(camera(Disobedient), bracket(4), tmp_path/"burst")
+    with pytest.raises(ExposureRefused, match=r"frame 3 was asked for 20.83 ms .* taken with 10.42 ms .* \(by simulated\): 1.00 EV off"):
+        capture(camera(Disobedient), bracket(4), tmp_path/"burst")
     assert [row["departure_ev"] for row in written(tmp_path/"burst")["frames"]] == pytest.approx([0, 0, 1], abs=1e-6) and len(raw_files(tmp_path/"burst")) == 3
 
 
 def test_or_noted_by_choice(tmp_path):
     taken = capture(camera(Disobedient), bracket(4), tmp_path/"burst", tolerance=None)
     said = written(tmp_path/"burst")
-    assert said["complete"] and len(taken.frames) == 4 and said["frames"][2]["departure_ev"] == pytest.approx(1, abs=1e-6) and said["frames"][2]["digital_gain"] == pytest.approx(2, rel=1e-6)
+    changed = said["frames"][2]
+    assert said["complete"] and len(taken.frames) == 4
+    assert changed["departure_ev"] == pytest.approx(1, abs=1e-6) and changed["digital_gain"] == pytest.approx(2, rel=1e-6)
 
 
 def test_a_camera_without_iso_control_is_refused_or_noted(tmp_path):
     fixed = replace(FREE, gains=Steps((600.,)))
     with pytest.raises(ExposureRefused, match="frame 1"): capture(camera(capabilities=fixed), bracket(4), tmp_path/"one")
     assert "ExposureRefused" in written(tmp_path/"one")["error"] and len(written(tmp_path/"one")["wanted_exposures"]) == 4
-    capture(camera(capabilities=fixed), bracket(4), tmp_path/"two", tolerance=None)
+    taken = capture(camera(capabilities=fixed), bracket(4), tmp_path/"two", tolerance=None)
     rows = written(tmp_path/"two")["frames"]
-    assert all(row["gain"] == 600 for row in rows) and [row["digital_gain"] for row in rows] == pytest.approx([PREVIEW_TIME/t for t in bracket(4).exposures.tolist()], rel=1e-4)
+    assert all(row["gain"] == 600 for row in rows)
+    assert [row["digital_gain"] for row in rows] == pytest.approx([taken.value/600/t for t in bracket(4).exposures.tolist()], rel=1e-4)
 
 
 def test_frames_of_another_size_are_refused_with_those_before_kept(tmp_path):
     class Shrinking(SimulatedCamera):
         def burst(self, shots, timeout=10.0):
-            for i, frame in enumerate(super().burst(shots, timeout)): yield replace(frame, photo=replace(frame.photo, mosaic=frame.photo.mosaic[:len(frame.photo.mosaic) - 2*i]))
+            for i, frame in enumerate(super().burst(shots, timeout)):
+                yield replace(frame, photo=replace(frame.photo, mosaic=frame.photo.mosaic[:len(frame.photo.mosaic) - 2*i]))
     with pytest.raises(ValueError, match=r"frame 2 has the size \(62, 64\), frame 1 has \(64, 64\)"): capture(camera(Shrinking), bracket(4), tmp_path/"burst")
     assert len(written(tmp_path/"burst")["frames"]) == 2 and (tmp_path/"burst"/"frame_2.dng").exists()
 
@@ -287,7 +309,9 @@ def test_pairs_are_compared_within_scenes():
     draws = generator(0)
     bright = [torch.rand(1, 3, 8, 8, generator=draws)*.1 + k for k in range(6)]
     dark = [b - .25 for b in bright]
-    found = compare_pairs({"a": bright, "b": dark}, ["x", "x", "y", "y", "z", "z"], {"mean": lambda p: p.mean((1, 2, 3)).tolist(), "none": lambda p: "not available: no reason"})
-    assert isinstance(found["mean"], PairedDifference) and found["mean"].mean == pytest.approx(.25, abs=1e-5) and found["mean"].n_sources == 3 and found["none"] == "not available: no reason"
+    scores = {"mean": lambda p: p.mean((1, 2, 3)).tolist(), "none": lambda p: "not available: no reason"}
+    found = compare_pairs({"a": bright, "b": dark}, ["x", "x", "y", "y", "z", "z"], scores)
+    assert isinstance(found["mean"], PairedDifference) and found["none"] == "not available: no reason"
+    assert found["mean"].mean == pytest.approx(.25, abs=1e-5) and found["mean"].n_sources == 3
     with pytest.raises(ValueError, match="one picture of each for every scene"): compare_pairs({"a": bright, "b": dark[:5]}, ["x"]*6)
     with pytest.raises(ValueError, match="name each camera's policy"): capture_pair(pair(), {"one": bracket(4)}, ".")
