@@ -1,7 +1,7 @@
 """A virtual machine with Debian's own kernel, in which the real V4L2 drivers meet cameras that are not there. Needs neither root nor KVM.
 
-`prepare` fetches kernel, busybox and QEMU with apt and unpacks them into a folder; `Guest.run` boots, runs one command of this environment's Python and brings back
-what it wrote. The guest sees this machine's files, read-only; it is the kernel that differs.
+`prepare` fetches kernel, busybox and QEMU with apt and unpacks them into a folder; `Guest.run` boots, runs one command of this environment's Python and
+brings back what it wrote. The guest sees this machine's files, read-only; it is the kernel that differs.
 """
 import lzma
 import os
@@ -126,12 +126,14 @@ class Guest:
         libraries = ":".join(str(self.folder/"qemu"/place) for place in ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"))
         kernel, = (self.folder/"kernel/boot").glob("vmlinuz-*")
         command = [self.folder/"qemu/usr/bin/qemu-system-x86_64", "-L", self.folder/"qemu/usr/share/qemu", "-L", self.folder/"qemu/usr/share/seabios",
-                   "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", "2048", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
+                   "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", "2048", "-nodefaults", "-no-user-config", "-display", "none",
+                   "-serial", "stdio",
                    "-no-reboot", "-nic", "none", "-kernel", kernel, "-initrd", self.folder/"ramdisk", "-append", BOOT,
                    "-fsdev", "local,id=f,path=/,security_model=none,readonly=on,multidevs=remap", "-device", "virtio-9p-pci,fsdev=f,mount_tag=files",
                    "-fsdev", f"local,id=r,path={results},security_model=none", "-device", "virtio-9p-pci,fsdev=r,mount_tag=results"]
         try:
-            done = subprocess.run([str(word) for word in command], env={**os.environ, "LD_LIBRARY_PATH": libraries}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            done = subprocess.run([str(word) for word in command], env={**os.environ, "LD_LIBRARY_PATH": libraries}, stdin=subprocess.DEVNULL,
+                                  capture_output=True, text=True,
                                   errors="replace", timeout=timeout)
             console = done.stdout + done.stderr
         except subprocess.TimeoutExpired as error: console = f"{error.stdout}\nno end after {timeout} s"

@@ -1,7 +1,9 @@
-"""What the virtual machine runs (see camera_guest.py): the real drivers, one check after the other. Each leaves a line of JSON, which test_camera_guest.py judges.
+"""What the virtual machine runs (see camera_guest.py): the real drivers, one check after the other.
 
-Loading torch takes minutes on an emulated processor, and nothing here computes with it: torch, and the two modules of the library that use it on being imported, are
-represented by placeholders. The camera code itself, linuxpy, the kernel and its drivers are real.
+Each leaves a line of JSON, which test_camera_guest.py judges.
+
+Loading torch takes minutes on an emulated processor, and nothing here computes with it: torch, and the two modules of the library that use it on being
+imported, are represented by placeholders. The camera code itself, linuxpy, the kernel and its drivers are real.
 """
 import gc
 import json
@@ -50,8 +52,9 @@ def vivid():
     for name in names:
         with v4l2.RawStream(path, name) as stream:
             first, second = (stream.take(time.monotonic() + 20) for _ in range(2))
-            tile = first[0][: stream.height//2*2, : stream.width//2*2].reshape(stream.height//2, 2, -1, 2)[:, :, 6:20].mean((0, 2))  # the second bar from the left is yellow, the first white
-            found[name] = [first[0].shape, int(first[0].max()), second[1] > first[1], tile.ravel().tolist()]
+            yellow = first[0][:, stream.width//8 + 8:stream.width//4 - 8]  # the second of eight bars: no blue in it
+            y, x = divmod(stream.layout.pattern.index("B"), 2)
+            found[name] = [first[0].shape, int(first[0].max()), second[1] > first[1], yellow[y::2, x::2].mean()/yellow[1 - y::2, 1 - x::2].mean()]
     return found
 
 
@@ -60,8 +63,8 @@ def bracket():
         frames = list(camera.burst(SHOTS))
         values = [(frame.achieved.exposure, frame.achieved.gain) for frame in frames]
         light = [(frame.photo.mosaic - 64.0).mean()/frame.achieved.value for frame in frames]
-        return dict(exact=[exact(device, frame) for frame in frames], achieved=values, settle=camera._settle, ratio=max(light)/min(light), starts=[frame.start for frame in frames],
-                    pattern=camera.capabilities.pattern, bits=camera.capabilities.bits, exposures=[camera.capabilities.exposures.low, camera.capabilities.exposures.high])
+        return dict(exact=[exact(device, frame) for frame in frames], achieved=values, settle=camera._settle,
+                    ratio=max(light)/min(light), starts=[frame.start for frame in frames], pattern=camera.capabilities.pattern, bits=camera.capabilities.bits)
 
 
 def stale():

@@ -1,8 +1,8 @@
 """A camera on 127.0.0.1 that speaks PTP/IP (ISO 15740; CIPA DC-005): libgphoto2's real `ptp2` driver connects, sets, triggers and downloads.
 
-It runs in a process of its own, because the driver keeps Python's interpreter locked while it waits for an answer. Its DNG files hold what a sensor would have recorded at
-the exposure time and ISO that the driver really set. `PtpCamera` is the camera, `Emulator` the handle that a test holds: commands and answers are lines of JSON
-on the process's standard input and output, and when the input ends, so does the process.
+It runs in a process of its own, because the driver keeps Python's interpreter locked while it waits for an answer. Its DNG files hold what a sensor would
+have recorded at the exposure time and ISO that the driver really set. `PtpCamera` is the camera, `Emulator` the handle that a test holds: commands and
+answers are lines of JSON on the process's standard input and output, and when the input ends, so does the process.
 """
 import json
 import socket
@@ -17,11 +17,13 @@ from pathlib import Path
 
 TICK = Fraction(1, 10_000)  # the unit of PTP's ExposureTime, s
 SHUTTER = [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 31, 40, 50, 63, 80, 100, 125, 167, 200, 250, 333, 400, 500, 667, 1000, 2000, 5000, 10_000]  # TICK
-ISO = [100, 125, 160, 200, 250, 320, 400, 500, 640, 800, 1000, 1250, 1600, 2000, 2500, 3200, 4000, 5000, 6400, 12_800, 25_600, 51_200, 102_400]
+ISO = [100, 125, 160, 200, 250, 320, 400, 500, 640, 800, 1000, 1250, 1600, 2000, 2500, 3200, 4000, 5000, 6400, 8000, 10_000, 12_800, 16_000, 20_000,
+       25_600, 32_000, 40_000, 51_200, 64_000]
 BLACK, WHITE = 512, 4095
 EXPOSURE_TIME, EXPOSURE_INDEX, EXPOSURE_PROGRAM, F_NUMBER, BATTERY = 0x500D, 0x500F, 0x500E, 0x5007, 0x5001
 DNG, JPEG = 0x3811, 0x3801
-OK, GENERAL_ERROR, UNSUPPORTED, NO_OBJECT, STORE_FULL, NO_PROPERTY, READ_ONLY, BUSY, BAD_VALUE = 0x2001, 0x2002, 0x2005, 0x2009, 0x200C, 0x200A, 0x200F, 0x2019, 0x201C
+OK, GENERAL_ERROR, UNSUPPORTED, NO_OBJECT, NO_PROPERTY = 0x2001, 0x2002, 0x2005, 0x2009, 0x200A
+STORE_FULL, READ_ONLY, BUSY, BAD_VALUE = 0x200C, 0x200F, 0x2019, 0x201C
 REFUSALS = {"store_full": STORE_FULL, "busy": BUSY, "always_busy": BUSY, "refused": GENERAL_ERROR}
 
 
@@ -75,7 +77,8 @@ class Sensor:
         pattern = pattern or self.pattern
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)/"x.dng"
-            write_dng(path, to_counts(light, BLACK, WHITE, pattern), exposure=exposure, iso=iso, black=BLACK, white=WHITE, pattern=pattern, noise=(shot.item(), read.item()))
+            levels = dict(black=BLACK, white=WHITE, pattern=pattern)
+            write_dng(path, to_counts(light, **levels), exposure=exposure, iso=iso, noise=(shot.item(), read.item()), **levels)
             return path.read_bytes()
 
 
@@ -89,16 +92,16 @@ def without_exif(data):
 
 class PtpCamera:
     """`faults` maps the number of a shot to what goes wrong with it. The other options say what kind of camera it is:
-    `missing` properties, `program` (1 is manual; a camera without it is fixed to its own exposure), `steps` (every set exposure falls silently to one of these, TICK),
-    `nominal` (the true exposure over the marked one, which only the file knows)."""
+    `missing` properties, `program` (1 is manual; others are fixed to their own exposure), `steps` (every set exposure falls silently to one of these,
+    TICK), `nominal` (the true exposure over the marked one, which only the file knows)."""
 
     def __init__(self, faults=None, missing=(), program=1, steps=None, nominal="1", **sensor):
         self.faults = {int(n): what for n, what in (faults or {}).items()}
         self.steps, self.nominal, self.sensor = steps, Fraction(nominal), Sensor(**sensor)
         manual = program == 1
         self.properties = {  # code: [type, writable, value, choices]
-            EXPOSURE_TIME: ["I", manual, 100, SHUTTER], EXPOSURE_INDEX: ["H", True, 100, [v for v in ISO if v < 65536]],
-            EXPOSURE_PROGRAM: ["H", manual, program, [1, 2, 3, 4] if manual else [program]], F_NUMBER: ["H", True, 280, [280, 400, 560, 800]], BATTERY: ["B", False, 80, None]}
+            EXPOSURE_TIME: ["I", manual, 100, SHUTTER], EXPOSURE_INDEX: ["H", True, 100, ISO],
+            EXPOSURE_PROGRAM: ["H", manual, program, [1, 2, 3, 4] if manual else [program]], F_NUMBER: ["H", True, 280, [280, 400]], BATTERY: ["B", False, 80, None]}
         for name in missing: del self.properties[globals()[name]]
         self.objects, self.shots, self.sockets, self.events, self.connected, self.full = {}, [], [], None, False, False
 
@@ -156,7 +159,8 @@ class PtpCamera:
     def op_1001(self, *_, data):  # GetDeviceInfo
         operations = [int(name[3:], 16) for name in dir(self) if name.startswith("op_")]
         return (struct.pack("<HIH", 100, 0, 100) + text("") + struct.pack("<H", 0) + array("H", operations) + array("H", [0x4002, 0x4006, 0x400D])
-                + array("H", list(self.properties)) + array("H", [DNG]) + array("H", [DNG, JPEG]) + text("debir_nb") + text("PTP/IP emulator") + text("1") + text("1"))
+                + array("H", list(self.properties)) + array("H", [DNG]) + array("H", [DNG, JPEG])
+                + text("debir_nb") + text("PTP/IP emulator") + text("1") + text("1"))
 
     def op_1002(self, *_, data): return OK  # OpenSession
 
@@ -177,7 +181,8 @@ class PtpCamera:
 
     def op_1009(self, handle, *_, data): return self.objects[handle][2] if handle in self.objects else NO_OBJECT  # GetObject
 
-    def op_101b(self, handle, start, size, *_, data): return self.objects[handle][2][start:start + size] if handle in self.objects else NO_OBJECT  # GetPartialObject
+    def op_101b(self, handle, start, size, *_, data):  # GetPartialObject
+        return self.objects[handle][2][start:start + size] if handle in self.objects else NO_OBJECT
 
     def op_100b(self, handle, *_, data):  # DeleteObject
         return OK if self.objects.pop(handle, None) else NO_OBJECT

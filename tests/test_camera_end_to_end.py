@@ -1,4 +1,4 @@
-"""BAENet, libgphoto2's real driver and a camera made of software: previews, exposure times, burst, files, and the restored image where trained networks are there."""
+"""BAENet, libgphoto2's real driver and a camera made of software: previews, exposure times, burst, files, restored image."""
 import json
 import math
 

@@ -36,14 +36,17 @@ def taken(emulator, error, timeout=0.5, **fault):
     "The frames before an error, and the error; the camera is free afterwards."
     emulator.reset(**fault)
     frames = []
-    with pytest.raises(error) as caught, open_camera(f"gphoto2:{emulator.port}") as camera: frames.extend(camera.burst(THREE, timeout))  # extend keeps what came before the error
+    # extend keeps what came before the error
+    with pytest.raises(error) as caught, open_camera(f"gphoto2:{emulator.port}") as camera: frames.extend(camera.burst(THREE, timeout))
     assert emulator.released()
     return frames, str(caught.value)
 
 
 @pytest.mark.parametrize("text, value", [
-    ("1/200", Fraction(1, 200)), ("30", 30), ("0.5", Fraction(1, 2)), ("13/10", Fraction(13, 10)), ("1/1.3", Fraction(10, 13)), ("0.0012s", Fraction(12, 10_000)), ("1/8000s", Fraction(1, 8000)),
-    ("30.0000s", 30), ('1.6"', Fraction(8, 5)), ("bulb", None), ("Bulb", None), ("Time", None), ("auto", None), ("x 200", None), ("Unknown value 0001", None), ("0", None), ("1/0", None), ("", None), ("-1", None)])
+    ("1/200", Fraction(1, 200)), ("30", 30), ("0.5", Fraction(1, 2)), ("13/10", Fraction(13, 10)), ("1/1.3", Fraction(10, 13)), 
+    ("0.0012s", Fraction(12, 10_000)), ("1/8000s", Fraction(1, 8000)),
+    ("30.0000s", 30), ('1.6"', Fraction(8, 5)), ("bulb", None), ("Bulb", None), ("Time", None), ("auto", None), ("x 200", None), 
+    ("Unknown value 0001", None), ("0", None), ("1/0", None), ("", None), ("-1", None)])
 def test_shutter_speeds(text, value):
     assert seconds(text) == value
 
@@ -54,7 +57,8 @@ def test_other_numbers():
 
 
 @pytest.mark.parametrize("choices, chosen", [
-    (["RAW", "mRAW", "sRAW", "RAW + Large Fine JPEG", "Large Fine JPEG"], "RAW"), (["NEF+Fine", "NEF (Raw)", "JPEG Fine"], "NEF (Raw)"), (["RAW & JPEG", "RAW", "Extra Fine"], "RAW"),
+    (["RAW", "mRAW", "sRAW", "RAW + Large Fine JPEG", "Large Fine JPEG"], "RAW"), (["NEF+Fine", "NEF (Raw)", "JPEG Fine"], "NEF (Raw)"),
+    (["RAW & JPEG", "RAW", "Extra Fine"], "RAW"),
     (["RAW + JPEG Fine", "RAW Only"], "RAW Only"), (["Large Fine JPEG+RAW", "JPEG"], "Large Fine JPEG+RAW"), (["Draw", "Fine"], None), ([], None)])
 def test_raw_formats(choices, chosen):
     assert raw_choice(choices) == chosen
@@ -69,14 +73,16 @@ class Dials:
         if name not in self.controls: raise gp.GPhoto2Error(gp.GP_ERROR_BAD_PARAMETERS)
         value, choices, free = self.controls[name]
         widget = SimpleNamespace(value=value)
-        return SimpleNamespace(get_value=lambda: widget.value, set_value=lambda v: setattr(widget, "value", v), get_choices=lambda: choices, get_type=lambda: gp.GP_WIDGET_RADIO, get_readonly=lambda: not free)
+        return SimpleNamespace(get_value=lambda: widget.value, set_value=lambda v: setattr(widget, "value", v), get_choices=lambda: choices,
+            get_type=lambda: gp.GP_WIDGET_RADIO, get_readonly=lambda: not free)
 
     def set_single_config(self, name, widget):
         if self.controls[name][2]: self.controls[name][0] = widget.get_value()
 
 
 def test_a_canon_and_a_nikon_are_taken_over():
-    canon = Dials(autoexposuremode=["Manual", ["P", "Manual"], False], imageformat=["Large Fine JPEG", ["Large Fine JPEG", "RAW"], True], capturetarget=["Memory card", ["Internal RAM", "Memory card"], True],
+    canon = Dials(autoexposuremode=["Manual", ["P", "Manual"], False], imageformat=["Large Fine JPEG", ["Large Fine JPEG", "RAW"], True],
+        capturetarget=["Memory card", ["Internal RAM", "Memory card"], True],
                   shutterspeed=["1/60", ["bulb", "1/30", "1/60"], True])
     nikon = Dials(expprogram=["P", ["M", "P"], True], isoauto=["On", ["On", "Off"], True], imagequality=["JPEG Fine", ["JPEG Fine", "NEF (Raw)"], True],
                   shutterspeed=["0.0001s", ["0.0001s"], True], shutterspeed2=["1/8000", ["1/8000", "1/4000"], True])
@@ -88,14 +94,16 @@ def test_a_canon_and_a_nikon_are_taken_over():
 
 
 @pytest.mark.parametrize("error, controls", [
-    (ExposureRefused, dict(expprogram=["P", ["M", "P"], False])), (ExposureRefused, dict(autoexposuremode=["TV", ["TV"], True])), (ExposureRefused, dict(isoauto=["On", ["On", "Off"], False])),
+    (ExposureRefused, dict(expprogram=["P", ["M", "P"], False])), (ExposureRefused, dict(autoexposuremode=["TV", ["TV"], True])),
+    (ExposureRefused, dict(isoauto=["On", ["On", "Off"], False])),
     (NoRaw, dict(imagequality=["Fine", ["Fine", "Basic"], True])), (NoRaw, dict(imageformat=["JPEG", ["JPEG", "RAW"], False]))])
 def test_what_cannot_be_taken_over(error, controls):
     with pytest.raises(error): gphoto2._take_over(Dials(**controls))
 
 
 @pytest.mark.parametrize("fault, error, words", [
-    ("lost_event", CaptureTimeout, "did not come"), ("store_full", CameraStorageFull, "full"), ("refused", CameraError, "refuses"), ("truncated", NoRaw, "cut short"), ("jpeg", NoRaw, "JPG"),
+    ("lost_event", CaptureTimeout, "did not come"), ("store_full", CameraStorageFull, "full"), ("refused", CameraError, "refuses"), 
+    ("truncated", NoRaw, "cut short"), ("jpeg", NoRaw, "JPG"),
     ("other_size", NoRaw, "two kinds"), ("other_cfa", NoRaw, "two kinds"), ("unplug", CameraLost, "answer")])
 def test_a_fault_in_the_middle_of_a_burst(emulator, fault, error, words):
     frames, message = taken(emulator, error, faults={1: fault})
@@ -181,7 +189,8 @@ with open_camera(address) as camera:
         while True: taken += camera.burst([Shot(1/30)], timeout=1)
     except CaptureTimeout: pass
 with open_camera(address) as camera: pass
-print(json.dumps([found, can.exposures.values, can.gains.values, [[f.known_by, f.achieved.exposure, f.achieved.gain, int(f.photo.mosaic.sum()), len(f.file)] for f in taken]]))
+frames = [[f.known_by, f.achieved.exposure, f.achieved.gain, int(f.photo.mosaic.sum()), len(f.file)] for f in taken]
+print(json.dumps([found, can.exposures.values, can.gains.values, frames]))
 '''
 
 
@@ -195,7 +204,8 @@ def test_the_librarys_own_virtual_camera(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     found, exposures, gains, frames = json.loads(done.stdout.splitlines()[-1])
     assert list(found.values()) == ["Nikon DSC D750"] and 0.0012 in exposures and gains == [1]
-    assert len(frames) == 26 and {tuple(frame) for frame in frames} == {("EXIF", 0.02, 4.0, int(counts.sum()), (tmp_path/"card"/"frame.jpg.dng").stat().st_size)}
+    size = (tmp_path/"card"/"frame.jpg.dng").stat().st_size
+    assert len(frames) == 26 and {tuple(frame) for frame in frames} == {("EXIF", 0.02, 4.0, int(counts.sum()), size)}
 
 
 def test_without_the_package(monkeypatch):

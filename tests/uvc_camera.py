@@ -1,7 +1,8 @@
 """A USB camera made of software, plugged into the kernel: the real usbcore, uvcvideo and videodev drivers make a /dev/videoN of it.
 
-`vhci_hcd` takes one end of a socket for a USB port (USB/IP protocol, Linux Documentation/usb/usbip_protocol.rst); this module answers at the other end as a camera of the
-USB video class 1.0 would. Its frames show a scene at the exposure time and gain that it was set to, `latency` frames late, as with real sensors. Needs root and the module.
+`vhci_hcd` takes one end of a socket for a USB port (USB/IP protocol, Linux Documentation/usb/usbip_protocol.rst); this module answers at the
+other end as a camera of the USB video class 1.0 would. Its frames show a scene at the exposure time and gain that it was set to, `latency` frames late, as
+with real sensors. Needs root and the module.
 """
 import collections
 import os
@@ -29,7 +30,8 @@ class UvcCamera:
         self.controls = {MODE: [1, 1, 8, modes, 8, 8], TIME: [4, 1, 5000, 1, 100, 100]}  # size, lowest, highest, raster, default, value
         if gain: self.controls[GAIN] = [2, 1, 64, 1, 1, 1]
         self.stream = struct.pack("<HBBIHHHHHII", 0, 1, 1, self.interval, 0, 0, 0, 0, 0, self.bytes, 16_384)
-        self.requests, self.changed, self.closed, self.stalled, self.answers, self.sent = collections.deque(), threading.Condition(), False, False, threading.Lock(), 0
+        self.requests, self.changed, self.answers = collections.deque(), threading.Condition(), threading.Lock()
+        self.closed, self.stalled, self.sent = False, False, 0
 
     def picture(self, exposure, gain=1):
         "Counts of 12 bits in 16, without noise."
@@ -88,7 +90,8 @@ class UvcCamera:
     # USB/IP
 
     def answer(self, number, status, data=b"", length=None):
-        with self.answers: self.socket.sendall(struct.pack(">IIIII iiiii 8x", 3, number, 0, 0, 0, status, len(data) if length is None else length, 0, 0, 0) + data)
+        head = struct.pack(">IIIII iiiii 8x", 3, number, 0, 0, 0, status, len(data) if length is None else length, 0, 0, 0)
+        with self.answers: self.socket.sendall(head + data)
 
     def receive(self, n):
         data = b""

@@ -1,6 +1,7 @@
 """The kernel's side of Video4Linux, for linuxpy in this process: a RAW camera with buffers, controls and a sensor, but without a kernel.
 
-Its memory is a file, so that mapping it is real; its `ioctl` answers what a driver would. A frame is exposed whenever somebody waits for one, or when `run` lets time pass.
+Its memory is a file, so that mapping it is real; its `ioctl` answers what a driver would. A frame is exposed whenever somebody waits for one, or when
+`run` lets time pass.
 """
 import contextlib
 import errno
@@ -31,7 +32,8 @@ def pack(counts, bits, packed):
     for row in counts:
         row = [*row.tolist(), *[0]*(-len(row) % n)]
         groups = [row[i:i + n] for i in range(0, len(row), n)]
-        rows.append(b"".join(bytes(p >> extra for p in group) + sum((p % 2**extra) << extra*i for i, p in enumerate(group)).to_bytes(n*extra//8, "little") for group in groups))
+        low = [sum((p % 2**extra) << extra*i for i, p in enumerate(group)).to_bytes(n*extra//8, "little") for group in groups]
+        rows.append(b"".join(bytes(p >> extra for p in group) + rest for group, rest in zip(groups, low)))
     return np.frombuffer(b"".join(rows), np.uint8).reshape(len(counts), -1)
 
 
@@ -47,7 +49,8 @@ class Handle(io.FileIO):
 
 
 class FakeVideo:
-    """`latency`: frames between setting a control and the sensor's obeying. `auto`: 'on' (can be switched off) or 'locked'. `step`: exposures fall to its multiples.
+    """`latency`: frames between setting a control and the sensor's obeying. `auto`: 'on' (can be switched off) or 'locked'. `step`: exposures fall to its
+    multiples.
     `stalled` and `gone` may be set at any time; `torn` counts frames that come out with an error."""
 
     def __init__(self, layout="SRGGB12", size=(32, 48), latency=2, auto="on", controls=("time", "gain"), step=1, padding=0, card="fake sensor"):
@@ -71,7 +74,8 @@ class FakeVideo:
 
     def setting(self):
         exposure = self.values.get(CONTROL.EXPOSURE_ABSOLUTE, 100)
-        return (exposure if self.values[CONTROL.EXPOSURE_AUTO] == 1 else 77)*1e-4, self.values.get(CONTROL.GAIN, 1) if self.ranges.get(CONTROL.GAIN, (1,))[0] else 1
+        if self.values[CONTROL.EXPOSURE_AUTO] != 1: exposure = 77
+        return exposure*1e-4, self.values[CONTROL.GAIN] if self.ranges.get(CONTROL.GAIN, (0,))[0] else 1
 
     def expose(self):
         "One frame, if there is a free buffer for it."
@@ -184,7 +188,8 @@ class FakeVideo:
         self.memory = self.stack.enter_context(tempfile.NamedTemporaryFile())
         self.path = Path(self.memory.name)
         opener = SimpleNamespace(open=self.open, os=os, select=SimpleNamespace(poll=self.poll, POLLIN=1))
-        for patch in (mock.patch("linuxpy.ioctl.fcntl", SimpleNamespace(ioctl=self.ioctl)), mock.patch.object(video.Device.__init__, "__defaults__", (True, opener, False)),
+        for patch in (mock.patch("linuxpy.ioctl.fcntl", SimpleNamespace(ioctl=self.ioctl)), 
+                      mock.patch.object(video.Device.__init__, "__defaults__", (True, opener, False)),
                       mock.patch.object(video, "iter_video_files", lambda *_: [self.path])):
             self.stack.enter_context(patch)
         return self
