@@ -11,7 +11,6 @@ import contextlib, ctypes, dataclasses, os, re, sys, time
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Self
 
 from .camera import CameraBusy, CameraError, CameraLost, CameraStorageFull, Capabilities, CaptureTimeout, ExposureRefused, NoCamera, NoRaw, RawFrame, Shot, Steps
 from .core import optional
@@ -270,7 +269,7 @@ class GPhoto2Camera:
     ):
         self._port, self._camera = address.removeprefix("gphoto2:"), None
 
-    def __enter__(self) -> Self:  # the camera, under manual exposure
+    def __enter__(self) -> "GPhoto2Camera":  # the camera, under manual exposure
         "Open it, and see what it can do. `ExposureRefused` when its automatic exposure cannot be switched off."
         self._camera = _connect(self._port)
         try:

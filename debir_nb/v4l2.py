@@ -11,7 +11,6 @@ import contextlib, errno, math, re, time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Self
 
 import numpy as np
 from jaxtyping import UInt16
@@ -115,7 +114,7 @@ class RawStream:
     ):
         self.path, self._wanted = path, layout
 
-    def __enter__(self) -> Self:  # streaming
+    def __enter__(self) -> "RawStream":  # streaming
         "Open the device, choose a format and start."
         video = _video()
         self.device = video.Device(self.path)
@@ -238,7 +237,7 @@ class V4L2Camera:
     ):
         self._stream, self._black, self._white, self._unity, self._settle = RawStream(address.removeprefix("v4l2:")), black, white, unity, settle
 
-    def __enter__(self) -> Self:  # the camera, under manual exposure
+    def __enter__(self) -> "V4L2Camera":  # the camera, under manual exposure
         "Open it, see what it can do, and measure how long a setting takes. `ExposureRefused` when it cannot be controlled."
         self._stream.__enter__()
         try:

@@ -101,7 +101,8 @@ class PtpCamera:
         manual = program == 1
         self.properties = {  # code: [type, writable, value, choices]
             EXPOSURE_TIME: ["I", manual, 100, SHUTTER], EXPOSURE_INDEX: ["H", True, 100, ISO],
-            EXPOSURE_PROGRAM: ["H", manual, program, [1, 2, 3, 4] if manual else [program]], F_NUMBER: ["H", True, 280, [280, 400]], BATTERY: ["B", False, 80, None]}
+            EXPOSURE_PROGRAM: ["H", manual, program, [1, 2, 3, 4] if manual else [program]], F_NUMBER: ["H", True, 280, [280, 400]],
+            BATTERY: ["B", False, 80, None]}
         for name in missing: del self.properties[globals()[name]]
         self.objects, self.shots, self.sockets, self.events, self.connected, self.full = {}, [], [], None, False, False
 
