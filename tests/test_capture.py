@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from debir_nb.baenet import BAENet
+from debir_nb.baenet import BAENet, recalibrate_batchnorm
 from debir_nb.burstormer import Burstormer
 from debir_nb.camera import (CameraBusy, CameraError, CameraLost, CameraStorageFull, CaptureTimeout, ExposureRefused, NoRaw, Shot, Steps)
 from debir_nb.capture_burst import SIDE, Capture, capture, centre, choose_exposures, seen_by_policy
@@ -40,6 +40,15 @@ LIGHT, COLOUR = smooth(), random_colour(1, generator(1))
 def camera(kind=SimulatedCamera, **settings): return kind(LIGHT, COLOUR, VALUE, **settings)
 
 
+def network():
+    "A BAENet that is not trained, but answers differently for each frame and each preview."
+    torch.manual_seed(0)
+    net = BAENet()
+    torch.nn.init.normal_(net.mobilenet.classifier[1].weight, std=.05)
+    recalibrate_batchnorm(net, lambda: net(torch.rand(8, 4, 64, 64, generator=generator(2)), torch.linspace(512, 1024, 8), torch.linspace(0, 10, 8)))
+    return net
+
+
 def written(folder): return json.loads((folder/"manifest.json").read_text())
 
 
@@ -58,7 +67,7 @@ def test_motion_is_counted_per_55_ticks_however_far_apart_previews_are(interval)
     "0.02 packed px a tick are 1.1 px in 55 ticks."
     c = SimulatedCamera(smooth(64, 240, .02), COLOUR, VALUE, noise=lambda g: (0*g, 0*g), preview_gap=interval*(PREVIEW_TIME + PREVIEW_GAP) - PREVIEW_TIME)
     with c: seen = seen_by_policy(*[c.preview(Shot(PREVIEW_TIME, 600)) for _ in range(2)])
-    assert seen[2].item() == pytest.approx(1.1, rel=.25) and seen[0].shape == (1, 4, 64, 64)
+    assert seen[2].item() == pytest.approx(1.1, rel=.35) and seen[0].shape == (1, 4, 64, 64)
 
 
 def test_the_gain_is_that_of_a_preview_of_the_paper():
@@ -84,10 +93,7 @@ def test_a_large_preview_is_cut_before_it_is_converted():
 @pytest.mark.parametrize("pattern", ["RGGB", "GBRG"])
 def test_the_manifest_equals_the_frames_and_the_frames_equal_the_files(tmp_path, pattern):
     dial = replace(FREE, exposures=third_stops(T_MIN, .1), gains=third_stops(1.05, 4096), pattern=pattern)
-    torch.manual_seed(0)
-    policy = BAENet().eval()
-    torch.nn.init.normal_(policy.mobilenet.classifier[1].weight, std=.1)
-    taken = capture(camera(capabilities=dial, black=200), policy, tmp_path/"burst")
+    taken = capture(camera(capabilities=dial, black=200), network(), tmp_path/"burst")
     said = written(tmp_path/"burst")
     assert said["complete"] and said["error"] is None and said["camera"] == FREE.name and len(said["frames"]) == len(taken.frames) == 4
     assert said["wanted_exposures"] == taken.wanted and said["motion"] == taken.motion and 0 < said["seconds_to_exposure_times"] == taken.seconds
@@ -102,12 +108,13 @@ def test_the_manifest_equals_the_frames_and_the_frames_equal_the_files(tmp_path,
 
 
 def test_wanted_exposures_come_from_these_previews(tmp_path):
-    policy = BAENet().eval()
-    torch.nn.init.normal_(policy.mobilenet.classifier[1].weight, std=.1)
+    policy = network()
     taken = capture(camera(), policy, tmp_path/"burst")
     again = Capture("again", taken.previews)
     choose_exposures(again, policy)
-    assert again.wanted == taken.wanted and again.gain == taken.gain
+    assert again.wanted == taken.wanted and again.gain == taken.gain and len(set(taken.wanted)) == 4
+    choose_exposures(again := Capture("dark", [replace(f, photo=replace(f.photo, mosaic=f.photo.mosaic//3 + 180)) for f in taken.previews]), policy)
+    assert again.wanted != taken.wanted
 
 
 def test_a_burst_restores_to_more_than_its_best_frame(tmp_path):
@@ -209,9 +216,9 @@ def test_a_camera_without_iso_control_is_refused_or_noted(tmp_path):
     fixed = replace(FREE, gains=Steps((600.,)))
     with pytest.raises(ExposureRefused, match="frame 1"): capture(camera(capabilities=fixed), bracket(4), tmp_path/"one")
     assert "ExposureRefused" in written(tmp_path/"one")["error"] and len(written(tmp_path/"one")["wanted_exposures"]) == 4
-    capture(camera(capabilities=fixed), bracket(4), tmp_path/"two", tolerance=None)
+    taken = capture(camera(capabilities=fixed), bracket(4), tmp_path/"two", tolerance=None)
     rows = written(tmp_path/"two")["frames"]
-    assert all(row["gain"] == 600 for row in rows) and [row["digital_gain"] for row in rows] == pytest.approx([PREVIEW_TIME/t for t in bracket(4).exposures.tolist()], rel=1e-4)
+    assert all(row["gain"] == 600 for row in rows) and [row["digital_gain"] for row in rows] == pytest.approx([taken.value/600/t for t in bracket(4).exposures.tolist()], rel=1e-4)
 
 
 def test_frames_of_another_size_are_refused_with_those_before_kept(tmp_path):

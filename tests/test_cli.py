@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from debir_nb import simulated_camera
-from debir_nb.baenet import BAENet
+from debir_nb.baenet import BAENet, recalibrate_batchnorm
 from debir_nb.burstormer import Burstormer
 from debir_nb.camera import NoCamera
 from debir_nb.cli import find_cameras, main, open_camera
@@ -31,6 +31,7 @@ def models(tmp_path_factory):
     torch.manual_seed(0)
     baenet = BAENet()
     torch.nn.init.normal_(baenet.mobilenet.classifier[1].weight, std=.05)
+    recalibrate_batchnorm(baenet, lambda: baenet(torch.rand(8, 4, 64, 64), torch.linspace(512, 1024, 8), torch.linspace(0, 10, 8)))
     for net, name in zip((baenet, Burstormer(4, features=8)), NETWORKS): save_weights(net, folder/name)
     return folder
 

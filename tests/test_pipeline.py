@@ -20,7 +20,8 @@ from debir_nb.pipeline import MARKS, SCALES, at_scale, read_params, readme_rows,
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = [stage for stage in yaml.safe_load((ROOT/"params.yaml").read_text()) if stage not in ("scale", "model")]
-ORDER = ["scenes", "pretrain", "pseudo_gt", "warm_up", "train_baenet", "search_fixed", "finetune@baenet", "finetune@bracket", "finetune@fixed", "results", "capture"]
+ORDER = ["scenes", "pretrain", "pseudo_gt", "warm_up", "train_baenet", "search_fixed", "finetune@baenet", "finetune@bracket", "finetune@fixed", "results",
+         "capture"]
 
 
 def notebook(stage): return next(ROOT.glob(f"nbs/[0-9][0-9]_{stage}.ipynb"))
@@ -39,7 +40,7 @@ def tiny_footage(folder):
 def copy_project(to):
     "The tracked sources of the project in a folder of their own, with tiny footage and the smoke scale."
     skip = shutil.ignore_patterns(".git", ".venv", ".*cache*", ".*.begun", "__pycache__", "*.egg-info", "data", "dvcstore", "scenes", "models", "reports", "runs", "live",
-                                  "results", "pseudo_gt", "tmp", "cache", "dvc.lock")
+                                  "results", "capture", "pseudo_gt", "tmp", "cache", "dvc.lock")
     shutil.copytree(ROOT, to, ignore=skip)
     tiny_footage(to/"clips")
     run(to, "git", "init", "-q")
@@ -97,7 +98,7 @@ def test_a_second_repro_runs_nothing_and_a_parameter_reruns_its_stage_and_those_
     folder = tmp_path/"project"
     shutil.copytree(project, folder)
     set_params(folder/"params.yaml", ["train_baenet.lr=0.0005"])
-    assert repro(folder) == ["train_baenet", "finetune@baenet", "results"]
+    assert sorted(repro(folder)) == ["capture", "finetune@baenet", "results", "train_baenet"]
     assert repro(folder) == []
 
 
