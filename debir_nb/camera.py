@@ -7,16 +7,16 @@ __all__ = ['KNOWN_BY', 'TOLERANCE', 'TARGET', 'Shot', 'RawFrame', 'Steps', 'Rang
            'NoCamera', 'CameraBusy', 'CameraLost', 'CaptureTimeout', 'CameraStorageFull', 'ExposureRefused', 'NoRaw',
            'choose', 'residual', 'to_shots', 'departure', 'preview_shot', 'auto_exposure']
 
-# %% ../nbs/30_camera.ipynb #8f7b5306
+# %% ../nbs/30_camera.ipynb #02-30-camera
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from .core import PREVIEW_TIME, check
 from .dng import RawPhoto, normalise
 
-# %% ../nbs/30_camera.ipynb #78ba7185
+# %% ../nbs/30_camera.ipynb #05-30-camera
 @dataclass(frozen=True)
 class Shot:
     "Exposure time and gain of one frame; `ValueError` unless both are positive and finite."
@@ -32,10 +32,10 @@ class Shot:
         "Exposure value e = t g: frames of equal e are equally bright (paper, Eq. 1)."
         return self.exposure*self.gain
 
-# %% ../nbs/30_camera.ipynb #35c05874
+# %% ../nbs/30_camera.ipynb #07-30-camera
 KNOWN_BY = ("EXIF", "read back", "simulated")  # how an achieved exposure is known
 
-# %% ../nbs/30_camera.ipynb #807e661a
+# %% ../nbs/30_camera.ipynb #08-30-camera
 @dataclass(frozen=True)
 class RawFrame:
     "One frame of a camera. `ValueError` when it does not say what exposure was achieved, and how that is known."
@@ -55,7 +55,7 @@ class RawFrame:
         "The exposure time and gain of this frame."
         return Shot(float(self.photo.exposure), self.photo.iso/100)
 
-# %% ../nbs/30_camera.ipynb #8653101c
+# %% ../nbs/30_camera.ipynb #10-30-camera
 @dataclass(frozen=True)
 class Steps:
     "A control with marked positions; a single one cannot be moved. `ValueError` when there is none, or one is not positive."
@@ -71,7 +71,7 @@ class Steps:
         "The positions next to a wanted value."
         return tuple(sorted(self.values, key=lambda v: abs(math.log2(v/wanted)))[:2])
 
-# %% ../nbs/30_camera.ipynb #7c2ffebe
+# %% ../nbs/30_camera.ipynb #11-30-camera
 @dataclass(frozen=True)
 class Range:
     "A control that takes every value, or every multiple of a step above the lowest. `ValueError` when it is empty or reaches 0."
@@ -92,7 +92,7 @@ class Range:
         ends = {min(max(k, 0), last) for k in (below, below + 1)}
         return Steps(tuple(self.low + k*self.step for k in ends)).near(wanted)
 
-# %% ../nbs/30_camera.ipynb #ff972549
+# %% ../nbs/30_camera.ipynb #13-30-camera
 @dataclass(frozen=True)
 class Capabilities:
     "What one camera can do; known once it is opened."
@@ -104,13 +104,13 @@ class Capabilities:
     known_by: str  # how the exposure of its frames is known: one of KNOWN_BY
     live: bool  # previews come from the running sensor; False: each is a capture, and takes as long as one
 
-# %% ../nbs/30_camera.ipynb #53370e55
+# %% ../nbs/30_camera.ipynb #15-30-camera
 @runtime_checkable
 class Camera(Protocol):
     "What every camera answers. All methods may raise a `CameraError`, within their timeout."
     capabilities: Capabilities  # known after entering
 
-    def __enter__(self) -> Self:  # the camera, opened, under manual exposure
+    def __enter__(self) -> "Camera":  # the camera, opened, under manual exposure
         "Open the camera."
         ...
 
@@ -134,7 +134,7 @@ class Camera(Protocol):
         "Capture frames in quick succession. Nothing is captured before the first `next`; closing the iterator early ends the burst and leaves the camera usable."
         ...
 
-# %% ../nbs/30_camera.ipynb #def88d5e
+# %% ../nbs/30_camera.ipynb #17-30-camera
 class CameraError(Exception):
     "Something between us and the camera went wrong; the message says what to do."
 
@@ -159,7 +159,7 @@ class ExposureRefused(CameraError):
 class NoRaw(CameraError):
     "The camera delivers no Bayer RAW of known depth."
 
-# %% ../nbs/30_camera.ipynb #b5e619c3
+# %% ../nbs/30_camera.ipynb #19-30-camera
 def choose(
     found: Mapping[str, str],  # address -> description of every camera that is there
     wanted: str | None = None,  # an address, or a backend's name; None: the only camera
@@ -171,7 +171,7 @@ def choose(
     if len(fit) > 1: raise NoCamera(f"there are {len(fit)} cameras: name one of {there}")
     return fit[0]
 
-# %% ../nbs/30_camera.ipynb #1c7e67cb
+# %% ../nbs/30_camera.ipynb #22-30-camera
 def residual(
     shot: Shot,  # asked or achieved
     value: float,  # e, s: the exposure value wanted
@@ -179,10 +179,10 @@ def residual(
     "How far a shot's brightness is from the wanted one; 2**-residual corrects it."
     return math.log2(shot.value/value)
 
-# %% ../nbs/30_camera.ipynb #acc7f55b
+# %% ../nbs/30_camera.ipynb #24-30-camera
 TOLERANCE = 1/6  # EV: half a third stop
 
-# %% ../nbs/30_camera.ipynb #ecb0b3c7
+# %% ../nbs/30_camera.ipynb #25-30-camera
 def to_shots(
     exposures: Sequence[float],  # t_i, s, from a policy
     value: float,  # e, s: t g of the preview
@@ -201,7 +201,7 @@ def to_shots(
         chosen.append(best)
     return chosen
 
-# %% ../nbs/30_camera.ipynb #e03e6171
+# %% ../nbs/30_camera.ipynb #31-30-camera
 def departure(
     asked: Shot,  # of the camera's own steps
     achieved: Shot,  # of the frame
@@ -209,7 +209,7 @@ def departure(
     "How far a frame is from what was asked: in its exposure time or in its brightness, whichever is worse."
     return max(abs(math.log2(achieved.exposure/asked.exposure)), abs(residual(achieved, asked.value)))
 
-# %% ../nbs/30_camera.ipynb #8598296d
+# %% ../nbs/30_camera.ipynb #34-30-camera
 def preview_shot(
     value: float,  # e, s: t g that the scene needs
     capabilities: Capabilities,  # of the camera
@@ -219,10 +219,10 @@ def preview_shot(
     g = capabilities.gains.near(value/t)[0]
     return Shot(t, g) if residual(Shot(t, g), value) <= 0.5 else Shot(capabilities.exposures.near(value/g)[0], g)
 
-# %% ../nbs/30_camera.ipynb #5eb1552e
+# %% ../nbs/30_camera.ipynb #36-30-camera
 TARGET = 0.1  # mean of a packed RAW preview, full range = 1
 
-# %% ../nbs/30_camera.ipynb #3ac0fb83
+# %% ../nbs/30_camera.ipynb #37-30-camera
 def auto_exposure(
     camera: Camera,  # opened
     start: float = PREVIEW_TIME*100,  # e to begin with, s

@@ -171,8 +171,8 @@ def capture(
     ready: Callable = lambda: None,  # called when the shots are chosen, just before the burst; two cameras wait for each other here
 ) -> Capture:  # complete
     "Meter, preview, choose, shoot, keep. `CameraError` (its notes say what was kept) and `ValueError` for what went wrong; the camera is released in any case (paper, Fig. 1)."
-    folder, taken = prepare_folder(folder), Capture("none yet")
     warm_up(policy)
+    folder, taken = prepare_folder(folder), Capture("none yet")
     try:
         with camera:
             taken.camera = camera.capabilities.name

@@ -6,13 +6,12 @@
 __all__ = ['SCENE_TICKS', 'FREE', 'Swinging', 'scene_light', 'in_the_hand', 'clip_radiance', 'counts_of', 'third_stops',
            'SimulatedCamera', 'find_cameras', 'open_camera']
 
-# %% ../nbs/31_simulated_camera.ipynb #28c23212
+# %% ../nbs/31_simulated_camera.ipynb #02-31-simulated-camera
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from .radiance import FootageRadiance, Interpolator, MovingPhotograph, Radiance,
 from .raw import CameraColour, dequantise, random_colour, sample_cfa, srgb_to_linear, to_camera, unpack
 from .simulator import Light, LightInMemory, Simulator, collect, mean_radiance
 
-# %% ../nbs/31_simulated_camera.ipynb #f80abfdd
+# %% ../nbs/31_simulated_camera.ipynb #05-31-simulated-camera
 @dataclass(frozen=True)
 class Swinging:
     "A `Light` that runs forth and back, four times through the scene; after twice its length everything repeats."
@@ -61,7 +60,7 @@ class Swinging:
         "The same light on another device."
         return replace(self, light=self.light.to(device))
 
-# %% ../nbs/31_simulated_camera.ipynb #4bd4a58a
+# %% ../nbs/31_simulated_camera.ipynb #08-31-simulated-camera
 def scene_light(
     radiance: Radiance,  # a clip, or a photograph in a shaking hand
     colour: CameraColour,  # of one camera (b = 1)
@@ -72,10 +71,10 @@ def scene_light(
     packed = torch.cat([sample_cfa(to_camera(some[None], colour)) for some in linear.split(32)], 1)
     return collect(packed, max(FRAME_TIME, min(radiance.frame_exposure, T_MIN)))
 
-# %% ../nbs/31_simulated_camera.ipynb #83afb34c
+# %% ../nbs/31_simulated_camera.ipynb #09-31-simulated-camera
 SCENE_TICKS = Simulator().ticks(4)  # length of a scene: two previews and a burst of four
 
-# %% ../nbs/31_simulated_camera.ipynb #c12027e8
+# %% ../nbs/31_simulated_camera.ipynb #10-31-simulated-camera
 def in_the_hand(
     photo: Float32[np.ndarray, "h w 3"],  # linear RGB in [0, 1]
     size: tuple[int, int],  # height and width of the frames, px
@@ -86,7 +85,7 @@ def in_the_hand(
     middle = (np.array(photo.shape[1::-1]) - 1)/2
     return hand_held(photo, generator(seed), size, tuple(middle.tolist()), speed, (SCENE_TICKS + 1)*FRAME_TIME, objects=0)
 
-# %% ../nbs/31_simulated_camera.ipynb #397eefdc
+# %% ../nbs/31_simulated_camera.ipynb #11-31-simulated-camera
 def clip_radiance(
     clip: Clip,  # footage, or one photograph
     size: tuple[int, int],  # height and width of the frames, px, even
@@ -101,7 +100,7 @@ def clip_radiance(
     frames = np.ascontiguousarray(clip.frames(0, min(clip.n_frames, enough)).permute(0, 2, 3, 1).numpy())
     return FootageRadiance(Interpolator(frames, clip.fps), y, x, size)
 
-# %% ../nbs/31_simulated_camera.ipynb #9a021c7a
+# %% ../nbs/31_simulated_camera.ipynb #13-31-simulated-camera
 def counts_of(
     signal: Float[Tensor, "4 h w"],  # packed linear RAW; noise may lead below 0 and above 1
     black: int,  # black level, counts
@@ -114,7 +113,7 @@ def counts_of(
     mosaic = unpack(signal).double().numpy()
     return np.rint(black + mosaic[y:len(mosaic) - y, x:mosaic.shape[1] - x]*(white - black)).clip(0, white).astype(np.uint16)
 
-# %% ../nbs/31_simulated_camera.ipynb #cd459605
+# %% ../nbs/31_simulated_camera.ipynb #16-31-simulated-camera
 def third_stops(
     low: float,  # lowest value, s or 1
     high: float,  # about the highest
@@ -122,10 +121,10 @@ def third_stops(
     "A dial with three steps to the stop."
     return Steps(tuple(low*2**(k/3) for k in range(math.floor(3*math.log2(high/low) + 1e-6) + 1)))
 
-# %% ../nbs/31_simulated_camera.ipynb #0e97626c
-FREE = Capabilities("simulated camera", Range(T_MIN, 0.2), Range(1, 8192), "RGGB", 12, "simulated", True)  # a camera of continuous settings
+# %% ../nbs/31_simulated_camera.ipynb #17-31-simulated-camera
+FREE = Capabilities("simulated camera", Range(T_MIN, 0.2), Range(1.0, 8192.0), "RGGB", 12, "simulated", True)  # a camera of continuous settings
 
-# %% ../nbs/31_simulated_camera.ipynb #550a1d56
+# %% ../nbs/31_simulated_camera.ipynb #18-31-simulated-camera
 @dataclass
 class SimulatedCamera:
     "A `Camera` that looks at a scene. `ValueError` when its settings make no sense."
@@ -150,7 +149,7 @@ class SimulatedCamera:
         check(0 <= self.black < 2**self.capabilities.bits - 1, f"black is {self.black} counts of {self.capabilities.bits} bits: it must lie below white")
         check(min(self.frame_gap, self.preview_gap, self.latency) >= 0, "frame_gap, preview_gap and latency cannot be negative")
 
-    def __enter__(self) -> Self:  # the camera, opened
+    def __enter__(self) -> "SimulatedCamera":  # the camera, opened
         "Open the camera; `CameraBusy` when it is open already."
         if self._open: raise CameraBusy("the simulated camera is open already: leave the other with-block first")
         self._open = True
@@ -203,13 +202,13 @@ class SimulatedCamera:
         before, after = Swinging(self.light).sums(torch.tensor([[k, k + 1]])).unbind(1)
         return (after - before)*(value/self.k)
 
-# %% ../nbs/31_simulated_camera.ipynb #6844c8f2
+# %% ../nbs/31_simulated_camera.ipynb #26-31-simulated-camera
 def find_cameras(
 ) -> dict[str, str]:  # address -> description
     "The simulated camera is always there."
     return {"simulated": "a photograph in a shaking hand; simulated:PATH shows a clip or picture of yours"}
 
-# %% ../nbs/31_simulated_camera.ipynb #1884c1d1
+# %% ../nbs/31_simulated_camera.ipynb #27-31-simulated-camera
 def open_camera(
     address: str = "simulated",  # simulated, or simulated:PATH of a clip or picture
     size: tuple[int, int] = (256, 256),  # height and width of its frames, px, even

@@ -150,8 +150,12 @@ def test_the_camera_is_asked_for_its_own_steps(tmp_path):
 # Faults
 
 def failing(error, after, where="burst"):
-    "A camera that raises after some frames of a burst, or at its previews."
+    "A camera that raises after some frames of a burst, at its previews, or when it is opened."
     class Failing(SimulatedCamera):
+        def __enter__(self):
+            if where == "enter": raise error
+            return super().__enter__()
+
         def preview(self, shot, timeout=10.0):
             if where == "preview": raise error
             return super().preview(shot, timeout)
@@ -180,12 +184,14 @@ def test_a_fault_in_the_middle_keeps_what_was_taken(tmp_path, fault, after):
 
 
 @pytest.mark.parametrize("error", [CameraLost("gone"), ExposureRefused("automatic exposure cannot be switched off"), NoRaw("no Bayer format")])
-def test_a_fault_before_the_burst_leaves_a_manifest_without_frames(tmp_path, error):
-    broken = failing(error, 0, "preview")
+@pytest.mark.parametrize("where", ["enter", "preview"])
+def test_a_fault_before_the_burst_leaves_a_manifest_without_frames(tmp_path, error, where):
+    broken = failing(error, 0, where)
     with pytest.raises(type(error)): capture(broken, bracket(4), tmp_path/"burst")
     said = written(tmp_path/"burst")
     assert said["frames"] == [] and str(error) in said["error"] and said["motion"] is None
-    with broken: pass
+    if where == "preview":
+        with broken: pass
 
 
 def test_a_busy_camera_says_so_and_stays_with_its_owner(tmp_path):

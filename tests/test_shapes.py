@@ -76,6 +76,19 @@ def develop_photo(folder):
     develop(normalise(photo)[None], photo.colour())
 
 
+def take_burst(folder):
+    "A camera's burst to a restored picture."
+    from debir_nb.baenet import BAENet
+    from debir_nb.burstormer import Burstormer
+    from debir_nb.capture_burst import capture
+    from debir_nb.restore_files import restore_folder, save_restored
+    from debir_nb.simulated_camera import open_camera
+    taken = capture(open_camera(size=(48, 48)), BAENet().eval(), folder/"burst")
+    restored, reference = restore_folder(folder/"burst", Burstormer(features=8).eval())
+    save_restored(folder/"restored.png", restored, reference)
+    assert len(taken.frames) == 4
+
+
 def main():
     from jaxtyping import TypeCheckError, install_import_hook
     with install_import_hook("debir_nb", "beartype.beartype"):
@@ -84,6 +97,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         travel(Path(folder))
         develop_photo(Path(folder))
+        take_burst(Path(folder))
     try: debir_nb.degradation.burst_gains(torch.ones(2, 2), torch.ones(3))
     except TypeCheckError: return
     raise AssertionError("the check is not switched on")
