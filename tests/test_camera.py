@@ -6,8 +6,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from debir_nb.camera import (TARGET, TOLERANCE, Capabilities, ExposureRefused, NoCamera, Range, RawFrame, Shot, Steps, auto_exposure, choose, departure, preview_shot,
-                             residual, to_shots)
+from debir_nb.camera import (TARGET, TOLERANCE, Capabilities, ExposureRefused, NoCamera, Range, RawFrame, Shot, Steps,
+                             auto_exposure, choose, departure, preview_shot, residual, to_shots)
 from debir_nb.core import PREVIEW_TIME, T_MIN, budget
 from debir_nb.dng import RawPhoto, normalise
 
@@ -43,7 +43,8 @@ def test_the_other_side_is_tried_before_refusing():
 
 def test_what_cannot_be_had_is_refused_or_taken_by_choice():
     can = camera(MARKED, Steps((512.,)))
-    with pytest.raises(ExposureRefused, match=r"frame 1 should be exposed 4.17 ms at gain 1400.*-1.19 EV off.*tolerance=None"): to_shots([T_MIN], 1400*T_MIN, can)
+    with pytest.raises(ExposureRefused, match=r"frame 1 should be exposed 4.17 ms at gain 1400.*-1.19 EV off.*tolerance=None"):
+        to_shots([T_MIN], 1400*T_MIN, can)
     shot, = to_shots([T_MIN], 1400*T_MIN, can, tolerance=None)
     assert shot.gain == 512 and residual(shot, 1400*T_MIN) < -1
 
@@ -54,8 +55,9 @@ def test_the_nearest_exposure_is_kept_when_everything_is_accepted():
 
 
 @pytest.mark.parametrize("control, wanted, near", [
-    (Steps((1., 2., 4.)), 1.4, (1., 2.)), (Steps((1., 2., 4.)), 1.5, (2., 1.)), (Steps((3.,)), 99., (3.,)), (Range(1, 10), 3.3, (3.3,)), (Range(1, 10), 30., (10.,)),
-    (Range(1, 10), .3, (1.,)), (Range(1, 10, 2), 4.1, (5., 3.)), (Range(1, 10, 2), 30., (9.,)), (Range(1, 10, 2), .1, (1.,)), (Range(5, 5), 1., (5.,))])
+    (Steps((1., 2., 4.)), 1.4, (1., 2.)), (Steps((1., 2., 4.)), 1.5, (2., 1.)), (Steps((3.,)), 99., (3.,)), (Range(1, 10), 3.3, (3.3,)),
+    (Range(1, 10), 30., (10.,)), (Range(1, 10), .3, (1.,)),
+    (Range(1, 10, 2), 4.1, (5., 3.)), (Range(1, 10, 2), 30., (9.,)), (Range(1, 10, 2), .1, (1.,)), (Range(5, 5), 1., (5.,))])
 def test_what_lies_next_to_a_wanted_value(control, wanted, near): assert control.near(wanted) == pytest.approx(near)
 
 
@@ -104,11 +106,13 @@ def test_nobody_guesses_which_camera():
 
 def test_a_frame_must_say_how_it_was_exposed():
     photo = Card(1., camera(MARKED, ISO)).preview(Shot(.01)).photo
-    for known_by, other, words in (("asked", {}, "known_by"), ("EXIF", {"exposure": None}, "exposure is not known"), ("EXIF", {"iso": None}, "iso is not known")):
+    unknown = ("asked", {}, "known_by"), ("EXIF", {"exposure": None}, "exposure is not known"), ("EXIF", {"iso": None}, "iso is not known")
+    for known_by, other, words in unknown:
         with pytest.raises(ValueError, match=words): RawFrame(replace(photo, **other), known_by, 0.0)
 
 
-@pytest.mark.parametrize("make, words", [(lambda: Shot(-1.), "exposure of a shot is -1"), (lambda: Shot(1., float("nan")), "gain"), (lambda: Steps((1., 0.)), "values are"),
-                                         (lambda: Range(2, 1), "need 0 < low"), (lambda: Range(1, 2, -1), "step")])
+@pytest.mark.parametrize("make, words", [
+    (lambda: Shot(-1.), "exposure of a shot is -1"), (lambda: Shot(1., float("nan")), "gain"), (lambda: Steps((1., 0.)), "values are"),
+    (lambda: Range(2, 1), "need 0 < low"), (lambda: Range(1, 2, -1), "step")])
 def test_impossible_settings_are_refused(make, words):
     with pytest.raises(ValueError, match=words): make()

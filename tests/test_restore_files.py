@@ -14,15 +14,17 @@ from debir_nb.calibration import SENSORS
 from debir_nb.core import PREVIEW_TIME, T_MIN, generator
 from debir_nb.dng import RawPhoto, normalise, read_raw, to_counts
 from debir_nb.raw import RGB2CAM, develop
-from debir_nb.restore_files import check_burst, digital_gains, from_red, raw_files, read_burst, restore_folder, restore_photos, save_restored, to_burst, write_photo
+from debir_nb.restore_files import (check_burst, digital_gains, from_red, raw_files, read_burst, restore_folder, restore_photos, save_restored,
+                                    to_burst, write_photo)
 
 
 def photo(mosaic=None, exposure=T_MIN, iso=800., **other):
     "A smooth mosaic of 64 x 48 px, 12 bits."
     y, x = np.mgrid[:48, :64]
     smooth = (600 + 300*np.sin(x/9) + 200*np.cos(y/7)).astype(np.uint16)
-    kept = dict(mosaic=smooth if mosaic is None else mosaic, pattern="RGGB", black=np.full((2, 2), 256.), white=4095, exposure=Fraction(exposure).limit_denominator(10**6), iso=iso,
-                noise=(1e-3, 1e-5), white_balance=np.array([2., 1., 1.6]), color_matrix=RGB2CAM[0].double().inverse().numpy())
+    kept = dict(mosaic=smooth if mosaic is None else mosaic, pattern="RGGB", black=np.full((2, 2), 256.), white=4095,
+                exposure=Fraction(exposure).limit_denominator(10**6), iso=iso, noise=(1e-3, 1e-5),
+                white_balance=np.array([2., 1., 1.6]), color_matrix=RGB2CAM[0].double().inverse().numpy())
     return RawPhoto(**kept | other)
 
 
@@ -54,7 +56,7 @@ def test_counts_above_white_are_kept_within_it(tmp_path):
 
 def test_files_come_in_the_order_of_their_numbers_and_a_manifest_has_the_last_word(tmp_path):
     write_burst(tmp_path, [photo()]*4)
-    (tmp_path/"notes.txt").write_text("-"); (tmp_path/".hidden.dng").write_text("-")
+    for other in ("notes.txt", ".hidden.dng"): (tmp_path/other).write_text("-")
     assert [p.name for p in raw_files(tmp_path)] == ["IMG_8.dng", "IMG_9.dng", "IMG_10.dng", "IMG_11.dng"]
     (tmp_path/"manifest.json").write_text(json.dumps({"frames": [{"file": "IMG_10.dng"}, {"file": "IMG_8.dng"}]}))
     assert [p.name for p in raw_files(tmp_path)] == ["IMG_10.dng", "IMG_8.dng"]
@@ -75,7 +77,8 @@ def test_a_truncated_file_is_named(tmp_path, keep):
 
 
 @pytest.mark.parametrize("other, words", [
-    ({"exposure": None}, "b.nef does not say its exposure.*exiftool"), ({"iso": None}, "b.nef does not say its iso"), ({"mosaic": photo().mosaic[:46]}, r"b.nef has the size \(46, 64\)"),
+    ({"exposure": None}, "b.nef does not say its exposure.*exiftool"), ({"iso": None}, "b.nef does not say its iso"),
+    ({"mosaic": photo().mosaic[:46]}, r"b.nef has the size \(46, 64\)"),
     ({"pattern": "GBRG"}, "b.nef has the Bayer pattern GBRG"), ({"white": 16383}, "b.nef has the white level 16383")])
 def test_frames_that_do_not_belong_together_are_refused(other, words):
     with pytest.raises(ValueError, match=words): check_burst([photo(), replace(photo(), **other)], ["a.nef", "b.nef"])
@@ -84,7 +87,9 @@ def test_frames_that_do_not_belong_together_are_refused(other, words):
 def test_exif_that_is_missing_is_found_in_a_file_too(tmp_path):
     "The exposure tag's number is overwritten, as if the camera had not written it."
     paths = raw_files(write_burst(tmp_path, [photo()]*2))
-    paths[1].write_bytes(paths[1].read_bytes().replace((33434).to_bytes(2, "little") + (5).to_bytes(2, "little"), (33438).to_bytes(2, "little") + (5).to_bytes(2, "little")))
+    said, unsaid = (number.to_bytes(2, "little") + b"\5\0" for number in (33434, 33438))  # with its type, a fraction
+    assert said in paths[1].read_bytes()
+    paths[1].write_bytes(paths[1].read_bytes().replace(said, unsaid))
     with pytest.raises(ValueError, match="IMG_9.dng does not say its exposure"): read_burst(paths)
 
 
@@ -110,7 +115,8 @@ def test_noise_goes_through_the_digital_gain():
 def test_a_calibration_has_precedence_and_without_either_nobody_guesses():
     shot, read = (v.item() for v in SENSORS["CRVD"].noise(torch.tensor(8., dtype=torch.float64)))
     signal = normalise(photo()).mean().item()
-    for p in (photo(), photo(noise=None)): assert to_burst([p, p], SENSORS["CRVD"].noise).noise_std[0, 0].item() == pytest.approx((read + shot*signal)**.5, rel=1e-4)
+    for p in (photo(), photo(noise=None)):
+        assert to_burst([p, p], SENSORS["CRVD"].noise).noise_std[0, 0].item() == pytest.approx((read + shot*signal)**.5, rel=1e-4)
     with pytest.raises(ValueError, match="no NoiseProfile.*--sensor"): to_burst([photo(noise=None)]*2)
 
 
@@ -144,7 +150,8 @@ def test_the_restored_image_is_better_than_its_best_frame(tmp_path, restorer):
     for t in (T_MIN, 2*T_MIN, 3*T_MIN, 4*T_MIN):
         iso = 100*600*PREVIEW_TIME/t
         shot, read = noise(torch.tensor(iso/100))
-        photos.append(photo(to_counts(light + (read + shot*light).sqrt()*torch.randn(light.shape, generator=draws), 256, 4095), t, iso, noise=(shot.item(), read.item())))
+        noisy = light + (read + shot*light).sqrt()*torch.randn(light.shape, generator=draws)
+        photos.append(photo(to_counts(noisy, 256, 4095), t, iso, noise=(shot.item(), read.item())))
     restored, _ = restore_folder(write_burst(tmp_path, photos), restorer)
     errors = [(normalise(p) - light).square().mean().item() for p in photos]
     assert (restored[0] - light).square().mean().item() < .75*min(errors)
