@@ -34,7 +34,7 @@ def capture_pair(
     patience: float = 60.0,  # s that one camera waits for the others
     **settings,  # of `capture`
 ) -> dict[str, Capture]:  # name -> what its camera took
-    "Bursts of several cameras at one moment (paper, Sec. 5.4). `ValueError` when names differ; the first camera's `CameraError` when one fails."
+    "Bursts of several cameras at one moment (paper, Sec. 6.2). `ValueError` when names differ; the first camera's `CameraError` when one fails."
     check(cameras.keys() == policies.keys() and len(cameras) > 1, f"cameras are {list(cameras)} and policies {list(policies)}: name each camera's policy, for at least two")
     barrier = threading.Barrier(len(cameras), together, patience)
     def take(name):

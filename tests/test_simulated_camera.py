@@ -17,6 +17,7 @@ from debir_nb.dng import normalise
 from debir_nb.policies import bracket
 from debir_nb.raw import random_colour
 from debir_nb.restore_files import digital_gains, from_red
+from debir_nb.scenes import StoredLight, StoredScene, block_sums, encode_scene
 from debir_nb.simulated_camera import FREE, SimulatedCamera, Swinging, clip_radiance, counts_of, find_cameras, open_camera, scene_light
 from debir_nb.simulator import Simulator, collect, mean_radiance
 
@@ -119,6 +120,15 @@ def test_the_swinging_scene_is_the_scene_there_and_back():
     torch.testing.assert_close(over(swinging, 40 - 11., 40 - 3.), over(light, 3., 11.))  # on the way back
     torch.testing.assert_close(over(swinging, 43., 51.), over(light, 3., 11.))
     torch.testing.assert_close(over(swinging, 15., 25.), over(light, 15., 20.))  # around the turning point
+
+
+def test_a_stored_scene_stands_before_the_camera():
+    "Scenes of the pipeline are read from disk; bytes on a square-root scale cost at most one part in a hundred here."
+    x = .2 + .2*torch.rand(228, 4, 16, 16, generator=generator(7))
+    codes = encode_scene(x)
+    stored = StoredLight((StoredScene(codes, block_sums(codes)),), torch.tensor([FRAME_TIME]), 228)
+    kept, live = (take(SimulatedCamera(light, COLOUR, T_MIN, noise=silent), [Shot(T_MIN)]*40)[-1] for light in (stored, collect(x[None])))
+    np.testing.assert_allclose(normalise(kept.photo), normalise(live.photo), rtol=.01)
 
 
 def test_one_holds_the_camera_at_a_time_and_only_within_its_block():

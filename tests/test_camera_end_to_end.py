@@ -1,0 +1,80 @@
+"""BAENet, libgphoto2's real driver and a camera made of software: previews, exposure times, burst, files, restored image."""
+import json
+import math
+
+import pytest
+import torch
+from ptpip_camera import Emulator
+from skimage.data import astronaut
+
+from debir_nb import gphoto2
+from debir_nb.baenet import BAENet
+from debir_nb.camera import CameraLost, Shot, auto_exposure, departure
+from debir_nb.capture_burst import capture
+from debir_nb.core import generator
+from debir_nb.dng import normalise, read_raw
+from debir_nb.pretrained import load_pretrained
+from debir_nb.raw import random_colour, sample_cfa, unprocess
+from debir_nb.restore_files import digital_gains, read_burst, restore_photos
+
+FULL = 2.1  # s of ISO 100 that saturate: about gain 256 at 1/120 s
+
+
+@pytest.fixture
+def emulator(tmp_path, monkeypatch):
+    "A camera before a photograph, with the noise of the published ISO model."
+    monkeypatch.setenv("HOME", str(tmp_path))
+    photo = torch.from_numpy(astronaut()[:256, 96:352]).float().permute(2, 0, 1)[None]/255
+    scene = sample_cfa(unprocess(photo, random_colour(1, generator(0))))[0]
+    torch.save(scene, tmp_path/"scene.pt")
+    with Emulator() as running:
+        running.options = dict(scene=str(tmp_path/"scene.pt"), full=FULL, noise=True)
+        running.reset(**running.options)
+        running.truth = scene
+        yield running
+
+
+def psnr(picture, truth):
+    return -10*math.log10(((picture - truth)[..., 8:-8, 8:-8]**2).mean().item())
+
+
+def clean(emulator, frame):
+    "What the frame would be without noise."
+    return (emulator.truth*frame.achieved.value/FULL).clamp(0, 1)
+
+
+def test_a_burst_from_preview_to_files(emulator, tmp_path):
+    torch.manual_seed(0)
+    taken = capture(gphoto2.open_camera(f"gphoto2:{emulator.port}"), BAENet().eval(), tmp_path/"burst")
+    assert emulator.released()
+    real = [Shot(t, iso/100) for t, iso in emulator.log()["shots"]][-4:]
+    files = [read_raw(tmp_path/"burst"/row["file"]) for row in json.loads((tmp_path/"burst/manifest.json").read_text())["frames"]]
+    for shot, asked, frame, file in zip(real, taken.shots, taken.frames, files, strict=True):  # the camera's log, the dials, EXIF and our files agree
+        assert all(departure(shot, other) < 1e-6 for other in (asked, frame.achieved, Shot(float(file.exposure), file.iso/100)))
+        assert read_raw(frame.file).exposure == frame.photo.exposure and frame.known_by == "EXIF"
+    light, expected = ([f(frame).mean().item() for frame in taken.frames] for f in (lambda frame: normalise(frame.photo), lambda frame: clean(emulator, frame)))
+    assert [one/light[0] for one in light] == pytest.approx([one/expected[0] for one in expected], rel=0.02)
+
+
+def test_the_restored_image_beats_the_best_frame(emulator, tmp_path):
+    try: policy, restorer = load_pretrained()
+    except ValueError as reason: pytest.skip(f"needs trained networks: {reason}")
+    taken = capture(gphoto2.open_camera(f"gphoto2:{emulator.port}"), policy, tmp_path/"burst")
+    photos = read_burst(sorted((tmp_path/"burst").glob("frame_*.dng")))
+    truth = clean(emulator, taken.frames[0])
+    single = [psnr((gain*normalise(photo)).clamp(0, 1), truth) for photo, gain in zip(photos, digital_gains(photos))]
+    restored = psnr(restore_photos(photos, restorer)[0], truth)
+    print(f"best single frame {max(single):.2f} dB, restored {restored:.2f} dB")
+    assert restored > max(single)
+
+
+def test_a_cable_pulled_in_the_middle_leaves_the_frames_on_disk(emulator, tmp_path):
+    policy = BAENet().eval()
+    with gphoto2.open_camera(f"gphoto2:{emulator.port}") as camera:  # how many previews does metering take?
+        auto_exposure(camera)
+    previews = len(emulator.log()["shots"]) + 2
+    emulator.reset(faults={previews + 2: "unplug"}, **emulator.options)
+    with pytest.raises(CameraLost): capture(gphoto2.open_camera(f"gphoto2:{emulator.port}"), policy, tmp_path/"burst")
+    written = json.loads((tmp_path/"burst/manifest.json").read_text())
+    assert not written["complete"] and "CameraLost" in written["error"] and len(written["frames"]) == len(list((tmp_path/"burst").glob("frame_*.dng"))) == 2
+    assert emulator.released()
