@@ -7,7 +7,7 @@ __all__ = ['PREVIEW_GAINS', 'MOTION_MAX', 'MOBILENET_V2', 'normalise_gain', 'nor
            'InvertedResidual', 'MobileNetV2', 'bounded_softmax', 'published_bounded_softmax', 'bounded_exposures',
            'published_exposures', 'check_inputs', 'BAENet', 'export_onnx', 'recalibrate_batchnorm', 'freeze_batchnorm']
 
-# %% ../nbs/10_baenet.ipynb #8a734e61
+# %% ../nbs/10_baenet.ipynb #02-10-baenet
 import contextlib, copy, logging, os, warnings
 from collections.abc import Callable, Iterator, Mapping
 
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from .core import FRAME_TIME, T_MIN, atomic, budget, check, check_finite, optional
 
-# %% ../nbs/10_baenet.ipynb #f5cebdab
+# %% ../nbs/10_baenet.ipynb #07-10-baenet
 PREVIEW_GAINS = (512.0, 1024.0)  # range of g_p = ISO/100 of the preview (published settings: maximum ISO 102400 to 204800)
 MOTION_MAX = 10.0  # motion magnitude at which its feature saturates, px (published settings)
 
-# %% ../nbs/10_baenet.ipynb #bd60879b
+# %% ../nbs/10_baenet.ipynb #08-10-baenet
 def normalise_gain(
     gain: Float[Tensor, "b"],  # g_p = ISO/100 of the preview, 1
 ) -> Float[Tensor, "b"]:  # feature in [0, 1]: 0 at g_p = 512, 1 at 1024, clipped outside
@@ -29,14 +29,14 @@ def normalise_gain(
     low, high = PREVIEW_GAINS
     return ((gain - low)/(high - low)).clamp(0, 1)
 
-# %% ../nbs/10_baenet.ipynb #d1f5b8c4
+# %% ../nbs/10_baenet.ipynb #09-10-baenet
 def normalise_motion(
     motion: Float[Tensor, "b"],  # m_p: mean optical-flow magnitude between two previews, px
 ) -> Float[Tensor, "b"]:  # feature in [0, 1]: 1 at 10 px and above
     "The motion magnitude as BAENet sees it (paper, Sec. 4.1; numbers of the published code)."
     return (motion/MOTION_MAX).clamp(0, 1)
 
-# %% ../nbs/10_baenet.ipynb #2ce18d9e
+# %% ../nbs/10_baenet.ipynb #12-10-baenet
 def stack_inputs(
     preview: Float[Tensor, "b c h w"],  # linear packed RAW (c = 4) or linear RGB (c = 3) in [0, 1]
     gain: Float[Tensor, "b"],  # g_p = ISO/100, 1
@@ -46,7 +46,7 @@ def stack_inputs(
     scalars = torch.stack([normalise_motion(motion), normalise_gain(gain)], 1)[:, :, None, None]
     return torch.cat([preview, scalars.to(preview).expand(-1, -1, *preview.shape[2:])], 1)
 
-# %% ../nbs/10_baenet.ipynb #321ac128
+# %% ../nbs/10_baenet.ipynb #16-10-baenet
 def _conv_bn(
     c_in: int,  # input channels
     c_out: int,  # output channels
@@ -58,7 +58,7 @@ def _conv_bn(
     conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel//2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU6())
 
-# %% ../nbs/10_baenet.ipynb #26021e99
+# %% ../nbs/10_baenet.ipynb #17-10-baenet
 class InvertedResidual(nn.Module):
     "Expansion, depthwise 3x3, linear projection, and a sum where shapes agree (Sandler et al. 2018, Fig. 3 and Table 1)."
     def __init__(self,
@@ -80,10 +80,10 @@ class InvertedResidual(nn.Module):
         "Apply the block."
         return x + self.conv(x) if self.residual else self.conv(x)
 
-# %% ../nbs/10_baenet.ipynb #faef0da2
+# %% ../nbs/10_baenet.ipynb #20-10-baenet
 MOBILENET_V2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))  # t, c, repetitions, stride
 
-# %% ../nbs/10_baenet.ipynb #2f908a95
+# %% ../nbs/10_baenet.ipynb #21-10-baenet
 class MobileNetV2(nn.Module):
     "MobileNetV2 of width 1 with torchvision's parameter names (Sandler et al. 2018, Table 2)."
     def __init__(self,
@@ -105,7 +105,7 @@ class MobileNetV2(nn.Module):
         "Features, their mean over space, logits."
         return self.classifier(self.features(x).mean((2, 3)))
 
-# %% ../nbs/10_baenet.ipynb #43d2a6a5
+# %% ../nbs/10_baenet.ipynb #25-10-baenet
 def bounded_softmax(
     logits: Float[Tensor, "*b m"],  # f_i, m = n + 1, any real numbers
     minimum: float,  # epsilon: the least any part may be, in [0, 1/m)
@@ -115,7 +115,7 @@ def bounded_softmax(
     check(0 <= minimum*m < 1, f"minimum is {minimum}: {m} parts of at least that need 0 <= minimum < {1/m:.4g}")
     return minimum + (1 - m*minimum)*logits.softmax(-1)
 
-# %% ../nbs/10_baenet.ipynb #ad682043
+# %% ../nbs/10_baenet.ipynb #29-10-baenet
 def published_bounded_softmax(
     logits: Float[Tensor, "*b m"],  # f_i, m = n + 1, any real numbers
     minimum: float,  # the least that any of the first n parts may be, in [0, 1/n)
@@ -126,7 +126,7 @@ def published_bounded_softmax(
     parts = (1 - n*minimum)*logits.softmax(-1)
     return torch.cat([parts[..., :n] + minimum, parts[..., n:]], -1)
 
-# %% ../nbs/10_baenet.ipynb #dc6c88f0
+# %% ../nbs/10_baenet.ipynb #32-10-baenet
 def bounded_exposures(
     logits: Float[Tensor, "b m"],  # f_i, m = n + 1
 ) -> Float[Tensor, "b n"]:  # t_i, s: each in [t_min, t_u - n t_min], their sum at most t_u - t_min
@@ -135,7 +135,7 @@ def bounded_exposures(
     t_u = budget(n)
     return t_u*bounded_softmax(logits, T_MIN/t_u)[:, :n]
 
-# %% ../nbs/10_baenet.ipynb #478ffc3a
+# %% ../nbs/10_baenet.ipynb #33-10-baenet
 def published_exposures(
     logits: Float[Tensor, "b m"],  # f_i, m = n + 1
 ) -> Float[Tensor, "b n"]:  # t_i, s: each in [t_min, t_u - (n - 1) t_min], their sum at most t_u
@@ -144,7 +144,7 @@ def published_exposures(
     frames = round(budget(n)/FRAME_TIME) - 7*n
     return FRAME_TIME*(7 + frames*published_bounded_softmax(logits, 1/frames)[:, :n])
 
-# %% ../nbs/10_baenet.ipynb #2b7d6a88
+# %% ../nbs/10_baenet.ipynb #38-10-baenet
 def check_inputs(
     preview: Float[Tensor, "b c h w"] | None,  # linear packed RAW or linear RGB in [0, 1]
     gain: Float[Tensor, "b"],  # g_p, 1
@@ -158,7 +158,7 @@ def check_inputs(
         check(x.shape == preview.shape[:1], f"{name} has shape {tuple(x.shape)}: pass one number per preview, shape ({len(preview)},)")
     for name, x in (("preview", preview), ("gain", gain), ("motion", motion)): check_finite(name, x)
 
-# %% ../nbs/10_baenet.ipynb #d30f3fa0
+# %% ../nbs/10_baenet.ipynb #39-10-baenet
 class BAENet(nn.Module):
     "Burst auto-exposure network: MobileNetV2 and a bounded softmax (paper, Sec. 4.1; published code). `ValueError` for n_frames or preview_channels that make no sense."
     def __init__(self,
@@ -200,7 +200,7 @@ class BAENet(nn.Module):
         new[first] = torch.cat([spread.to(own[first]), own[first][:, self.preview_channels:]], 1)
         self.mobilenet.load_state_dict({**own, **new})
 
-# %% ../nbs/10_baenet.ipynb #3b291693
+# %% ../nbs/10_baenet.ipynb #42-10-baenet
 class _Arithmetic(nn.Module):
     "BAENet without the checks of its input, which cannot be traced."
     def __init__(self, net):
@@ -211,7 +211,7 @@ class _Arithmetic(nn.Module):
         "As `BAENet.forward`."
         return self.net.head(self.net.mobilenet(stack_inputs(preview, gain, motion)))
 
-# %% ../nbs/10_baenet.ipynb #017e21b1
+# %% ../nbs/10_baenet.ipynb #43-10-baenet
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
     "Silence what the exporter says of its own code and of packages that it does not need."
@@ -224,7 +224,7 @@ def _quiet_exporter() -> Iterator[None]:
             yield
     finally: log.setLevel(level)
 
-# %% ../nbs/10_baenet.ipynb #7f923835
+# %% ../nbs/10_baenet.ipynb #44-10-baenet
 def export_onnx(
     net: BAENet,  # trained; its statistics are frozen in the file
     path: str | os.PathLike,  # .onnx, written wholly or not at all
@@ -241,7 +241,7 @@ def export_onnx(
         torch.onnx.export(still, example, temporary, opset_version=opset, input_names=["preview", "gain", "motion"], output_names=["exposures"],
                           dynamic_shapes={"preview": {0: b, 2: h, 3: w}, "gain": {0: b}, "motion": {0: b}}, dynamo=True, external_data=False, verbose=False)
 
-# %% ../nbs/10_baenet.ipynb #6e2e3d8d
+# %% ../nbs/10_baenet.ipynb #54-10-baenet
 def _batchnorms(
     model: nn.Module,  # any network
 ) -> list[nn.Module]:  # its batch normalisations
@@ -250,7 +250,7 @@ def _batchnorms(
     check(bool(layers), f"model ({type(model).__name__}) has no batch normalisation: there is nothing to do")
     return layers
 
-# %% ../nbs/10_baenet.ipynb #f78894d2
+# %% ../nbs/10_baenet.ipynb #55-10-baenet
 def recalibrate_batchnorm(
     model: nn.Module,  # changed in place, left in evaluation mode
     run: Callable,  # run() passes representative batches through the model; what it returns is ignored
@@ -270,7 +270,7 @@ def recalibrate_batchnorm(
         model.eval()
     check(all(m.num_batches_tracked > 0 for m in layers), "run passed no batch through the model: call model(...) in it")
 
-# %% ../nbs/10_baenet.ipynb #cf8eed2d
+# %% ../nbs/10_baenet.ipynb #58-10-baenet
 def freeze_batchnorm(
     model: nn.Module,  # changed in place
 ) -> None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPER', 'read_scores', 'compare', 'verdict', 'verdict_of_all']
 
-# %% ../nbs/17c_claims.ipynb #9b974142
+# %% ../nbs/17c_claims.ipynb #02-17c-claims
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from .core import check
 from .metrics import PairedDifference, paired_difference
 
-# %% ../nbs/17c_claims.ipynb #f16a69c8
+# %% ../nbs/17c_claims.ipynb #05-17c-claims
 PAPER = {
     "gimbal": 33.87, "active": 33.89, "average": 34.69, "gradient": 34.86, "bracket": 35.04, "baenet": 35.32, "uniform": 35.01,  # Table 1, Sec. 6.3
     "no_preview": 34.80, "no_gain": 35.21, "no_motion": 35.13,  # Table 3
@@ -23,7 +23,7 @@ PAPER = {
     "S1, S2-2": 34.93, "S1, S2-1, S2-2": 35.01, "S1, S2-2, S3": 35.16, "S1, S2-1, E2E": 34.99, "S1, S2-1, S2-2, E2E": 35.11, "E2E": 33.60,  # Table 5
 }  # PSNR, dB
 
-# %% ../nbs/17c_claims.ipynb #77f164aa
+# %% ../nbs/17c_claims.ipynb #08-17c-claims
 def read_scores(
     folder: Path,  # scores/
     name: str,  # of the file, without .json
@@ -37,7 +37,7 @@ def read_scores(
         check(len(odd) == 0, f"{path.name}: {column} of scene {odd[0] if len(odd) else ''} is not a number; look at that scene, then evaluate again")
     return columns
 
-# %% ../nbs/17c_claims.ipynb #e905689e
+# %% ../nbs/17c_claims.ipynb #09-17c-claims
 def compare(
     ours: dict[str, np.ndarray],  # scores of one experiment
     theirs: dict[str, np.ndarray],  # of another, on the same scenes
@@ -48,7 +48,7 @@ def compare(
     check(bool(same), f"ours has {len(ours['clip'])} scenes and theirs {len(theirs['clip'])}, or they come from other clips or gains: evaluate both on the same scenes, with the same seed")
     return paired_difference(ours[column], theirs[column], ours["source"], unit="dB" if "psnr" in column else "")
 
-# %% ../nbs/17c_claims.ipynb #6a596d1e
+# %% ../nbs/17c_claims.ipynb #10-17c-claims
 def verdict(
     found: dict | PairedDifference,  # mean, low and high of a paired difference, dB
 ) -> str:  # what it says of a claim that the difference is positive
@@ -56,7 +56,7 @@ def verdict(
     low, high = (found["low"], found["high"]) if isinstance(found, dict) else (found.low, found.high)
     return "reproduced" if low > 0 else "not reproduced" if high < 0 else "inconclusive"
 
-# %% ../nbs/17c_claims.ipynb #c01dedf4
+# %% ../nbs/17c_claims.ipynb #13-17c-claims
 def verdict_of_all(
     found: Sequence[dict | PairedDifference | None],  # each a difference that is claimed to be positive; None: not run
 ) -> str:  # reproduced, not reproduced, inconclusive or not run

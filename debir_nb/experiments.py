@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RULES', 'load_policy', 'begin_policy', 'simulator_with']
 
-# %% ../nbs/17b_experiments.ipynb #5aba3999
+# %% ../nbs/17b_experiments.ipynb #02-17b-experiments
 from pathlib import Path
 
 import torch
@@ -22,10 +22,10 @@ from .stages import draw_scenes
 from .straight_through import straight_through_mean
 from .training import load_weights
 
-# %% ../nbs/17b_experiments.ipynb #4e3ea9f4
+# %% ../nbs/17b_experiments.ipynb #05-17b-experiments
 RULES = {"bracket": bracket, "random": Random, "average": AverageAE, "gradient": GradientAE, "motion": MotionMetering}  # name -> what makes the rule for n frames
 
-# %% ../nbs/17b_experiments.ipynb #04907f9f
+# %% ../nbs/17b_experiments.ipynb #06-17b-experiments
 def load_policy(
     name: str,  # one of RULES or LEARNED, or fixed
     n_frames: int,  # frames in the burst
@@ -43,7 +43,7 @@ def load_policy(
     check(len(exposures) == n_frames, f"{path} holds exposures for {len(exposures)} frames, n_frames is {n_frames}: run the stage search_fixed again")
     return Fixed(exposures)
 
-# %% ../nbs/17b_experiments.ipynb #d4d73e9b
+# %% ../nbs/17b_experiments.ipynb #09-17b-experiments
 def begin_policy(
     name: str,  # one of LEARNED
     n_frames: int,  # frames in the burst
@@ -61,7 +61,7 @@ def begin_policy(
     if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in policy.modules()): recalibrate_batchnorm(policy, look)
     return policy
 
-# %% ../nbs/17b_experiments.ipynb #5dad56fd
+# %% ../nbs/17b_experiments.ipynb #11-17b-experiments
 def simulator_with(
     gradient: str,  # exact or straight_through
 ) -> Simulator:  # for training, with jitter

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WITHHELD', 'LEARNED', 'DigitalGimbal', 'exposure_pairs', 'ActiveSL', 'Uniform', 'Withhold', 'learned_policy']
 
-# %% ../nbs/13b_learned_policies.ipynb #c69244ff
+# %% ../nbs/13b_learned_policies.ipynb #02-13b-learned-policies
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .baenet import BAENet, MobileNetV2, check_inputs, published_exposures, stack_inputs
 from .core import FRAME_TIME, budget, check
 
-# %% ../nbs/13b_learned_policies.ipynb #0329f6fb
+# %% ../nbs/13b_learned_policies.ipynb #05-13b-learned-policies
 class DigitalGimbal(nn.Module):
     "Free logits, the same exposures for every scene, learned through the simulator (Dahary et al. 2021, Sec. 4.2; paper, Sec. 6.1)."
     LEVER = 36.0  # how much further a logit moves than the number that is trained
@@ -36,13 +36,13 @@ class DigitalGimbal(nn.Module):
         "The learned exposures, repeated for every scene."
         return published_exposures(self.LEVER*self.shares[None]).expand(len(gain), -1)
 
-# %% ../nbs/13b_learned_policies.ipynb #f209601e
+# %% ../nbs/13b_learned_policies.ipynb #08-13b-learned-policies
 def exposure_pairs() -> Float[Tensor, "k 2"]:  # s
     "The classes of Active S-L: multiples of 8 ticks, the shorter first, within the budget of two frames (after Yang et al. 2022)."
     limit = round(budget(2)/FRAME_TIME)
     return torch.tensor([(s, l) for s in range(8, limit, 8) for l in range(s, limit, 8) if s + l <= limit]).float()*FRAME_TIME
 
-# %% ../nbs/13b_learned_policies.ipynb #6bb509fc
+# %% ../nbs/13b_learned_policies.ipynb #10-13b-learned-policies
 class ActiveSL(nn.Module):
     "Two frames: MobileNetV2 classifies what BAENet sees into one of `exposure_pairs` (after Yang et al. 2022; paper, Sec. 6.1)."
     def __init__(
@@ -74,7 +74,7 @@ class ActiveSL(nn.Module):
         "The pair of the most likely class."
         return self.pairs[self.logits(preview, gain, motion).argmax(1)]
 
-# %% ../nbs/13b_learned_policies.ipynb #f1140964
+# %% ../nbs/13b_learned_policies.ipynb #13-13b-learned-policies
 class Uniform(BAENet):
     "BAENet with one exposure time for all frames (paper, Sec. 6.3)."
     def __init__(
@@ -85,10 +85,10 @@ class Uniform(BAENet):
         check(n_frames >= 1, f"n_frames is {n_frames}: a burst needs at least one frame")
         super().__init__(1, head=lambda logits: published_exposures(logits).expand(-1, n_frames))
 
-# %% ../nbs/13b_learned_policies.ipynb #8d923bde
+# %% ../nbs/13b_learned_policies.ipynb #16-13b-learned-policies
 WITHHELD = ("preview", "gain", "motion")  # inputs of a policy that may be withheld (paper, Table 3)
 
-# %% ../nbs/13b_learned_policies.ipynb #4e9abfa9
+# %% ../nbs/13b_learned_policies.ipynb #17-13b-learned-policies
 class Withhold(nn.Module):
     "BAENet that is not told one of its inputs (paper, Table 3)."
     def __init__(
@@ -113,13 +113,13 @@ class Withhold(nn.Module):
         if self.hidden == "motion": motion = torch.zeros_like(motion)
         return self.net(preview, gain, motion)
 
-# %% ../nbs/13b_learned_policies.ipynb #9864cfc2
+# %% ../nbs/13b_learned_policies.ipynb #22-13b-learned-policies
 LEARNED = {
     "baenet": BAENet, "uniform": Uniform, "gimbal": DigitalGimbal, "active": ActiveSL,
     **{f"no_{hidden}": lambda n_frames, hidden=hidden: Withhold(n_frames, hidden) for hidden in WITHHELD},
 }  # name -> what makes a fresh one of n frames
 
-# %% ../nbs/13b_learned_policies.ipynb #7bf5bd2c
+# %% ../nbs/13b_learned_policies.ipynb #23-13b-learned-policies
 def learned_policy(
     name: str,  # one of LEARNED
     n_frames: int,  # frames in the burst

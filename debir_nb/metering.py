@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GAMMAS', 'repeat_exposure', 'AverageAE', 'gradient_information', 'GradientAE', 'MotionMetering']
 
-# %% ../nbs/13a_metering.ipynb #4f431613
+# %% ../nbs/13a_metering.ipynb #02-13a-metering
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.nn.functional import avg_pool2d
 from .baenet import check_inputs
 from .core import FRAME_TIME, PREVIEW_GAP, PREVIEW_TIME, T_MIN, budget, check
 
-# %% ../nbs/13a_metering.ipynb #f5e4ebb6
+# %% ../nbs/13a_metering.ipynb #05-13a-metering
 def repeat_exposure(
     exposure: Float[Tensor, "b"],  # what a rule asks for, s
     n_frames: int,  # frames in the burst
@@ -22,7 +22,7 @@ def repeat_exposure(
     "One exposure time for all frames, held between t_min and an equal share of the budget (paper, Sec. 6.1). `ValueError` for n < 1."
     return exposure.clamp(T_MIN, budget(n_frames)/n_frames)[:, None].expand(-1, n_frames)
 
-# %% ../nbs/13a_metering.ipynb #e22149a9
+# %% ../nbs/13a_metering.ipynb #09-13a-metering
 class AverageAE:
     "Mean brightness to mid-grey (Battiato et al. 2010; paper, Sec. 6.1)."
     def __init__(
@@ -44,10 +44,10 @@ class AverageAE:
         check_inputs(preview, gain, motion)
         return repeat_exposure(PREVIEW_TIME*self.grey/preview.mean((1, 2, 3)).clamp(min=1e-6), self.n_frames)
 
-# %% ../nbs/13a_metering.ipynb #a8d14866
+# %% ../nbs/13a_metering.ipynb #11-13a-metering
 GAMMAS = (1/1.9, 1/1.5, 1/1.2, 1.0, 1.2, 1.5, 1.9)  # exposures that are imitated (Shim et al. 2019)
 
-# %% ../nbs/13a_metering.ipynb #e9db33a0
+# %% ../nbs/13a_metering.ipynb #12-13a-metering
 def gradient_information(
     image: Float[Tensor, "b h w"],  # grey, in [0, 1]
     activation: float = 0.06,  # sigma: gradients below it count nothing
@@ -58,7 +58,7 @@ def gradient_information(
     above = ((dx.square() + dy.square()).sqrt() - activation).clamp(min=0)
     return torch.log1p(contrast*above).mean((1, 2))/torch.log1p(torch.tensor(contrast*(1 - activation))).to(image)
 
-# %% ../nbs/13a_metering.ipynb #92d8d3e2
+# %% ../nbs/13a_metering.ipynb #14-13a-metering
 class GradientAE:
     "The exposure at which gamma mappings show most gradient, in one step (Shim et al. 2019; paper, Sec. 6.1)."
     def __init__(
@@ -83,7 +83,7 @@ class GradientAE:
         best = grey.new_tensor(GAMMAS)[information.argmax(1)]
         return repeat_exposure(PREVIEW_TIME*(1 + torch.where(best < 1, 1.0, 0.5)*(1 - best)), self.n_frames)
 
-# %% ../nbs/13a_metering.ipynb #e3dee40e
+# %% ../nbs/13a_metering.ipynb #19-13a-metering
 class MotionMetering:
     "Shorter with motion, longer with noise: the best balance of a streak's blur and the noise (after Liba et al. 2019)."
     def __init__(

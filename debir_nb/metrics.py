@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['psnr', 'ssim', 'lpips', 'PairedDifference', 'paired_difference']
 
-# %% ../nbs/14_metrics.ipynb #e777afae
+# %% ../nbs/14_metrics.ipynb #02-14-metrics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .core import check, check_finite, optional
 
-# %% ../nbs/14_metrics.ipynb #3d3eca7c
+# %% ../nbs/14_metrics.ipynb #07-14-metrics
 def _inner(
     x: Tensor,  # one set of images
     y: Tensor,  # the other
@@ -32,7 +32,7 @@ def _inner(
     inside = (..., slice(border, h - border), slice(border, w - border))
     return x[inside], y[inside]
 
-# %% ../nbs/14_metrics.ipynb #2f1ba3db
+# %% ../nbs/14_metrics.ipynb #08-14-metrics
 def psnr(
     x: Float[Tensor, "b c h w"],  # packed RAW (c = 4) or sRGB (c = 3) in [0, 1]
     y: Float[Tensor, "b c h w"],  # the truth, likewise
@@ -42,7 +42,7 @@ def psnr(
     from torchmetrics.functional.image import peak_signal_noise_ratio
     return peak_signal_noise_ratio(*_inner(x, y, border, 1), data_range=1.0, dim=(1, 2, 3), reduction="none")
 
-# %% ../nbs/14_metrics.ipynb #c6406f67
+# %% ../nbs/14_metrics.ipynb #11-14-metrics
 def ssim(
     x: Float[Tensor, "b c h w"],  # packed RAW (c = 4) or sRGB (c = 3) in [0, 1]
     y: Float[Tensor, "b c h w"],  # the truth, likewise
@@ -52,13 +52,13 @@ def ssim(
     from torchmetrics.functional.image import structural_similarity_index_measure
     return structural_similarity_index_measure(*_inner(x, y, border, 11), data_range=1.0, reduction="none").reshape(len(x))
 
-# %% ../nbs/14_metrics.ipynb #a5259358
+# %% ../nbs/14_metrics.ipynb #17-14-metrics
 def lpips() -> Callable[[Tensor, Tensor], Tensor]:  # (x, y), both (b, 3, h, w) in [0, 1] -> distance (b,)
     "LPIPS from pyiqa (Zhang et al. 2018; paper, Table 1). `ImportError` without the extra `iqa`, `OSError` when its weights are neither here nor to be had."
     metric = optional("pyiqa", "iqa").create_metric("lpips", device="cpu")
     return lambda x, y: metric(x.clamp(0, 1).cpu(), y.clamp(0, 1).cpu()).flatten()
 
-# %% ../nbs/14_metrics.ipynb #1eb4c4b5
+# %% ../nbs/14_metrics.ipynb #23-14-metrics
 def _resampled_means(
     values: np.ndarray,  # (n,) one number per scene
     groups: np.ndarray,  # (n,) number of the scene's source, from 0
@@ -74,7 +74,7 @@ def _resampled_means(
         total += np.where(slots < sizes[source], values[scene], 0).sum(1)
     return total/sizes[drawn].sum(0)
 
-# %% ../nbs/14_metrics.ipynb #cf35c3fe
+# %% ../nbs/14_metrics.ipynb #28-14-metrics
 def _stretch(
     n_sources: int,  # S, at least 2
 ) -> float:  # k_S, at least 1; tends to 1 for many sources
@@ -82,7 +82,7 @@ def _stretch(
     from scipy.stats import norm, t
     return float((n_sources/(n_sources - 1))**0.5*t.ppf(0.975, n_sources - 1)/norm.ppf(0.975))
 
-# %% ../nbs/14_metrics.ipynb #3331c914
+# %% ../nbs/14_metrics.ipynb #31-14-metrics
 @dataclass(frozen=True)
 class PairedDifference:
     "Mean of ours - theirs with its 95 % interval; made by `paired_difference`."
@@ -104,7 +104,7 @@ class PairedDifference:
         count = [f"{n} {name}{'s'*(n != 1)}" for n, name in ((self.n_scenes, "scene"), (self.n_sources, "source"))]
         return f"{mean} {self.unit}".strip() + f" [{low}, {high}], {', '.join(count)}"
 
-# %% ../nbs/14_metrics.ipynb #9bc02f53
+# %% ../nbs/14_metrics.ipynb #32-14-metrics
 def paired_difference(
     ours: Tensor | np.ndarray | Sequence,  # (n,) one value per scene
     theirs: Tensor | np.ndarray | Sequence,  # (n,) of the same scenes, in the same order and unit

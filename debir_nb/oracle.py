@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['lattice', 'moves', 'try_moves', 'oracle']
 
-# %% ../nbs/17a_oracle.ipynb #9fe8f68a
+# %% ../nbs/17a_oracle.ipynb #02-17a-oracle
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from .core import FRAME_TIME, T_MIN, budget, check
 from .simulator import Light, Simulator
 from .stages import restoration_errors
 
-# %% ../nbs/17a_oracle.ipynb #f43558e9
+# %% ../nbs/17a_oracle.ipynb #05-17a-oracle
 def lattice(
     n_frames: int,  # frames in the burst
     step: int,  # distance of neighbours, ticks
@@ -27,7 +27,7 @@ def lattice(
         counts = torch.cat([torch.cat([row[None].expand(left + 1, -1), torch.arange(left + 1)[:, None]], 1) for row, left in zip(counts, (spare - counts.sum(1)).tolist())])
     return (T_MIN/FRAME_TIME + step*counts.float())*FRAME_TIME
 
-# %% ../nbs/17a_oracle.ipynb #02f42671
+# %% ../nbs/17a_oracle.ipynb #08-17a-oracle
 def moves(
     n_frames: int,  # frames in the burst
 ) -> Float[Tensor, "m n"]:  # changes in steps
@@ -36,7 +36,7 @@ def moves(
     exchanges = [one[i] - one[j] for i in range(n_frames) for j in range(n_frames) if i != j]
     return torch.stack([*one, *-one, *exchanges])
 
-# %% ../nbs/17a_oracle.ipynb #824e3bb1
+# %% ../nbs/17a_oracle.ipynb #10-17a-oracle
 @torch.no_grad()
 def try_moves(
     restorer: nn.Module,  # (frames, noise_std) -> restored
@@ -57,7 +57,7 @@ def try_moves(
         best, at = torch.minimum(best, error), torch.where((error < best)[:, None], moved, at)
     return best, at
 
-# %% ../nbs/17a_oracle.ipynb #664f0c77
+# %% ../nbs/17a_oracle.ipynb #11-17a-oracle
 @torch.no_grad()
 def oracle(
     restorer: nn.Module,  # (frames, noise_std) -> restored

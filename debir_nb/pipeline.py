@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'FRIENDLY', 'MARKS', 'at_scale', 'sections', 'referred', 'stage_parameters', 'read_params', 'parse_changes',
-           'set_params', 'run_stage', 'print_results', 'readme_rows', 'write_readme', 'main']
+           'set_params', 'report_name', 'run_stage', 'print_results', 'readme_rows', 'write_readme', 'main']
 
 # %% ../nbs/18_pipeline.ipynb #02-18-pipeline
 import argparse, json, os, sys
@@ -113,12 +113,20 @@ FRIENDLY = {  # settings that a process can only be given at its start
 }
 
 # %% ../nbs/18_pipeline.ipynb #20-18-pipeline
+def report_name(
+    stem: str,  # of the notebook, such as 25_finetune
+    overrides: dict,  # parameters of this run only
+) -> str:  # file name of the executed copy
+    "A copy is named after its run: the run's name, or its policy and variant."
+    label = overrides.get("name", overrides.get("policy", "") + overrides.get("variant", ""))
+    return "-".join(filter(None, [stem, label.removeprefix("-")])) + ".ipynb"
+
+# %% ../nbs/18_pipeline.ipynb #22-18-pipeline
 def run_stage(
     stage: str,  # a section of params.yaml and the name of a notebook
     overrides: dict,  # parameters of this run only, such as {"policy": "bracket"}
 ) -> Path:  # the executed copy
-    """Execute a stage notebook by papermill at the project's root; the copy is named after the run: its name, or its policy and variant, such as 25_finetune-bracket-n2.
-    `SystemExit` with the notebook's own error when it fails."""
+    "Execute a stage notebook by papermill at the project's root; `SystemExit` with the notebook's own error when it fails."
     import papermill
     source = next(root().glob(f"nbs/[0-9][0-9]_{stage}.ipynb"), None)
     check(source is not None, f"stage is {stage!r}: there is no notebook nbs/NN_{stage}.ipynb")
@@ -126,8 +134,7 @@ def run_stage(
     declared = papermill.inspect_notebook(str(source))
     named = {name for name, about in declared.items() if about["default"][:1] in ("'", '"')}
     parameters = stage_parameters(read_params(root()/"params.yaml"), stage, set(declared), named, overrides)
-    label = overrides.get("name", overrides.get("policy", "") + overrides.get("variant", ""))
-    name = "-".join(filter(None, [source.stem, label.removeprefix("-")])) + ".ipynb"
+    name = report_name(source.stem, overrides)
     scratch, report = root()/"runs"/name, root()/"reports"/name
     for folder in (scratch.parent, report.parent): folder.mkdir(exist_ok=True)
     try:
@@ -137,7 +144,7 @@ def run_stage(
     os.replace(scratch, report)
     return report
 
-# %% ../nbs/18_pipeline.ipynb #22-18-pipeline
+# %% ../nbs/18_pipeline.ipynb #24-18-pipeline
 def print_results(
     folder: Path,  # the project's root
 ) -> None:
@@ -145,12 +152,15 @@ def print_results(
     table = folder/"results"/"table.md"
     check(table.exists(), f"{table} does not exist: run the pipeline first, with `make run` or `dvc repro`")
     print(table.read_text())
+    experiments = folder/"results"/"tables.md"
+    if experiments.exists(): print(experiments.read_text())
     print("Open these for the story, the pictures and the numbers:")
     for report in sorted((folder/"reports").glob("*.ipynb")): print(f"  {report.relative_to(folder)}")
 
-# %% ../nbs/18_pipeline.ipynb #24-18-pipeline
+# %% ../nbs/18_pipeline.ipynb #26-18-pipeline
 def readme_rows(
     metrics: dict,  # results/metrics.json
+    tables: dict | None = None,  # results/tables.json, where the experiments were run
 ) -> list[str]:  # lines of Markdown
     "The README's figures of the released run."
     def db(found): return f"{found['mean']:+.2f} dB [{found['low']:+.2f}, {found['high']:+.2f}]"
@@ -165,24 +175,25 @@ def readme_rows(
             f"| Fig. 3: $t_2$ moves against $t_1$ | {held('t2 moves against t1')}: rank correlation {b['t2_against_t1']:+.2f}; of their shares of the exposed time {b['t2_share_against_t1']:+.2f} | `nbs/40_results.ipynb` |",
             f"| Table 1: DEBIR against exposure bracketing (+0.28 dB) | {verdict(versus['bracket'])}: {db(versus['bracket'])} | `nbs/40_results.ipynb` |",
             f"| beyond the paper: DEBIR against the best fixed exposures | {verdict(versus['best fixed'])}: {db(versus['best fixed'])} | `nbs/26_search_fixed.ipynb`, `nbs/40_results.ipynb` |",
-            f"| the restoration network fuses its frames: gain over frame 1 repeated | {fused} | `nbs/21_pretrain.ipynb` |"]
+            f"| the restoration network fuses its frames: gain over frame 1 repeated | {fused} | `nbs/21_pretrain.ipynb` |",
+            *(f"| {one['claim']} | {one['state']}: {', '.join(f'{d:+.2f}' for d in one['differences']) or 'no figures yet'} dB | `nbs/41_tables.ipynb` |" for one in (tables or {}).get("claims", ()))]
 
-# %% ../nbs/18_pipeline.ipynb #25-18-pipeline
+# %% ../nbs/18_pipeline.ipynb #27-18-pipeline
 MARKS = "<!-- figures of the released run: python -m debir_nb.pipeline readme -->", "<!-- end of these figures -->"  # around what is generated
 
-# %% ../nbs/18_pipeline.ipynb #26-18-pipeline
+# %% ../nbs/18_pipeline.ipynb #28-18-pipeline
 def write_readme(
     folder: Path,  # the project's root
 ) -> None:
-    "Put the figures of results/metrics.json into README.md. `ValueError` when there are none, or the README has no place for them."
-    readme, metrics = folder/"README.md", folder/"results"/"metrics.json"
+    "Put the figures of results/metrics.json, and of results/tables.json if there is one, into README.md. `ValueError` when there are none, or the README has no place for them."
+    readme, metrics, tables = folder/"README.md", folder/"results"/"metrics.json", folder/"results"/"tables.json"
     check(metrics.exists(), f"{metrics} does not exist: run the pipeline first, with `make run` or `dvc repro`")
     text = readme.read_text(encoding="utf-8")
     check(all(text.count(mark) == 1 for mark in MARKS), f"{readme} must hold each of these lines once: {' and '.join(MARKS)}")
     before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
-    with atomic(readme) as tmp: tmp.write_text(before + "\n".join([MARKS[0], *readme_rows(json.loads(metrics.read_text())), MARKS[1]]) + after, encoding="utf-8")
+    with atomic(readme) as tmp: tmp.write_text(before + "\n".join([MARKS[0], *readme_rows(json.loads(metrics.read_text()), json.loads(tables.read_text()) if tables.exists() else None), MARKS[1]]) + after, encoding="utf-8")
 
-# %% ../nbs/18_pipeline.ipynb #27-18-pipeline
+# %% ../nbs/18_pipeline.ipynb #29-18-pipeline
 def main(
     argv: list[str] | None = None,  # command line; that of the process by default
 ) -> None:
@@ -204,5 +215,5 @@ def main(
         if args.command == "readme": write_readme(root())
     except (ValueError, FileNotFoundError) as error: raise SystemExit(f"error: {error}") from None
 
-# %% ../nbs/18_pipeline.ipynb #28-18-pipeline
+# %% ../nbs/18_pipeline.ipynb #30-18-pipeline
 if __name__ == "__main__" and "__file__" in globals(): main()  # a script has a file, a notebook has none

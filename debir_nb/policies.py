@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Policy', 'Fixed', 'bracket', 'random_exposures', 'Random']
 
-# %% ../nbs/13_policies.ipynb #86d61ad7
+# %% ../nbs/13_policies.ipynb #02-13-policies
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -16,7 +16,7 @@ from .baenet import check_inputs
 from .core import FRAME_TIME, T_MAX, T_MIN, budget, check, generator
 from .simulator import check_exposures
 
-# %% ../nbs/13_policies.ipynb #b273daea
+# %% ../nbs/13_policies.ipynb #05-13-policies
 @runtime_checkable
 class Policy(Protocol):
     "What chooses exposure times (paper, Sec. 4.1 and 6.1)."
@@ -29,7 +29,7 @@ class Policy(Protocol):
         "Exposure times of the burst, each at least t_min, summing to at most t_u (Eq. 3)."
         ...
 
-# %% ../nbs/13_policies.ipynb #0495dbda
+# %% ../nbs/13_policies.ipynb #07-13-policies
 class Fixed:
     "The same exposure times for every scene (paper, Sec. 6.1: predefined exposures)."
     def __init__(
@@ -49,7 +49,7 @@ class Fixed:
         "The fixed exposure times, repeated for every scene."
         return self.exposures.to(preview).expand(len(preview), -1)
 
-# %% ../nbs/13_policies.ipynb #99998231
+# %% ../nbs/13_policies.ipynb #08-13-policies
 def bracket(
     n_frames: int,  # frames in the burst, at least 2
 ) -> Fixed:  # the policy
@@ -58,7 +58,7 @@ def bracket(
     rise = 2*(budget(n_frames)/n_frames - T_MIN)/(n_frames - 1)
     return Fixed(T_MIN + rise*torch.arange(n_frames))
 
-# %% ../nbs/13_policies.ipynb #b84fe1f1
+# %% ../nbs/13_policies.ipynb #11-13-policies
 def random_exposures(
     batch: int,  # how many bursts
     n_frames: int,  # frames in each
@@ -72,7 +72,7 @@ def random_exposures(
         kept = torch.cat([kept, ticks[ticks.sum(1) <= limit]])
     return kept[:batch]*FRAME_TIME
 
-# %% ../nbs/13_policies.ipynb #8230d160
+# %% ../nbs/13_policies.ipynb #14-13-policies
 class Random:
     "Random whole ticks within the budget, drawn anew for every preview (the exposures of S1 as a policy; paper, Sec. 5.2)."
     def __init__(

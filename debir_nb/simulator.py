@@ -6,7 +6,7 @@
 __all__ = ['timeline', 'cumulative', 'Light', 'LightInMemory', 'read_at', 'collect', 'mean_radiance', 'Burst', 'check_exposures',
            'Simulator']
 
-# %% ../nbs/06_simulator.ipynb #12516d16
+# %% ../nbs/06_simulator.ipynb #02-06-simulator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -18,7 +18,7 @@ from torch import Tensor
 from .core import BURST_START, FRAME_GAP, FRAME_TIME, PREVIEW_GAP, PREVIEW_TIME, T_MIN, budget, check, check_finite
 from .degradation import add_noise, burst_gains, iso_noise, jitter_noise
 
-# %% ../nbs/06_simulator.ipynb #395601ad
+# %% ../nbs/06_simulator.ipynb #05-06-simulator
 def timeline(
     exposures: Float[Tensor, "b n"],  # t_i, s
     burst_start: float = BURST_START,  # t^0, s
@@ -28,7 +28,7 @@ def timeline(
     stop = burst_start + exposures.cumsum(1) + frame_gap*torch.arange(exposures.shape[1], dtype=exposures.dtype, device=exposures.device)
     return stop - exposures, stop
 
-# %% ../nbs/06_simulator.ipynb #2dded31c
+# %% ../nbs/06_simulator.ipynb #13-06-simulator
 def cumulative(
     radiance: Float[Tensor, "b t c h w"],  # S, linear, one entry per tick
 ) -> Float[Tensor, "b t1 c h w"]:  # C at the ticks 0..t, in radiance times ticks; t1 = t + 1
@@ -36,7 +36,7 @@ def cumulative(
     check_finite("radiance", radiance)
     return torch.nn.functional.pad(radiance.cumsum(1), (0, 0, 0, 0, 0, 0, 1, 0))
 
-# %% ../nbs/06_simulator.ipynb #5d71afad
+# %% ../nbs/06_simulator.ipynb #15-06-simulator
 @runtime_checkable
 class Light(Protocol):
     "The light of a batch of scenes, ready to be exposed."
@@ -57,7 +57,7 @@ class Light(Protocol):
         "The same light on another device."
         ...
 
-# %% ../nbs/06_simulator.ipynb #343a7346
+# %% ../nbs/06_simulator.ipynb #16-06-simulator
 @dataclass(frozen=True)
 class LightInMemory:
     "The running sum of radiance as a tensor, and how much light each radiance frame already holds."
@@ -83,7 +83,7 @@ class LightInMemory:
         "See `Light`."
         return LightInMemory(self.cumulative.to(device), self.frame_exposure.to(device))
 
-# %% ../nbs/06_simulator.ipynb #d89a92d4
+# %% ../nbs/06_simulator.ipynb #17-06-simulator
 def read_at(
     light: Light,  # the scenes
     ticks: Float[Tensor, "b n"],  # when to read C, ticks
@@ -93,7 +93,7 @@ def read_at(
     low, high = light.sums(torch.cat([k, k + 1], 1)).chunk(2, 1)
     return low + (ticks - k)[..., None, None, None]*(high - low)
 
-# %% ../nbs/06_simulator.ipynb #fc557a38
+# %% ../nbs/06_simulator.ipynb #20-06-simulator
 def collect(
     radiance: Float[Tensor, "b t c h w"],  # S, linear, one entry per tick
     frame_exposure: float = FRAME_TIME,  # light held by each radiance frame, s; FRAME_TIME if instantaneous
@@ -101,7 +101,7 @@ def collect(
     "The `Light` of a radiance sequence (the C in Eq. 7, mended). `ValueError` on NaN or infinity."
     return LightInMemory(cumulative(radiance), radiance.new_full((len(radiance),), frame_exposure))
 
-# %% ../nbs/06_simulator.ipynb #a8898faa
+# %% ../nbs/06_simulator.ipynb #21-06-simulator
 def mean_radiance(
     light: Light,  # the scenes
     start: Float[Tensor, "b n"],  # t^s, s
@@ -116,14 +116,14 @@ def mean_radiance(
     begun, done = read_at(light, torch.cat([first, last], 1)).chunk(2, 1)
     return (done - begun)/(last - first)[..., None, None, None]
 
-# %% ../nbs/06_simulator.ipynb #e609c472
+# %% ../nbs/06_simulator.ipynb #31-06-simulator
 @dataclass(frozen=True)
 class Burst:
     "A burst as the camera delivers it: packed RAW frames and what the camera knows of their noise (paper, Eqs. 5 and 8)."
     frames: Float[Tensor, "b n c h w"]  # I_1..I_n, linear RAW in [0, 1]
     noise_std: Float[Tensor, "b n"]  # standard deviation of the noise at the frame's mean brightness, linear RAW
 
-# %% ../nbs/06_simulator.ipynb #8620a26f
+# %% ../nbs/06_simulator.ipynb #33-06-simulator
 def check_exposures(
     exposures: Float[Tensor, "b n"],  # t_i, s
 ) -> None:
@@ -133,7 +133,7 @@ def check_exposures(
     check(shortest >= T_MIN*(1 - 1e-4), f"exposures holds {shortest*1920:.3f} ticks, below t_min = {T_MIN*1920:g} ticks: raise it")
     check(longest <= t_u*(1 + 1e-4), f"exposures sum to {longest*1920:.2f} ticks, over the budget t_u = {t_u*1920:g} ticks: shorten them")
 
-# %% ../nbs/06_simulator.ipynb #b83cb510
+# %% ../nbs/06_simulator.ipynb #35-06-simulator
 @dataclass(frozen=True)
 class Simulator:
     """The differentiable burst simulator (paper, Sec. 4.3): no learnable parameters, exact gradients in every exposure time.

@@ -6,7 +6,7 @@
 __all__ = ['restoration_loss', 'warm_up_loss', 'device_of', 'draw_scenes', 'pretraining_loss', 'debir_loss', 'candidates',
            'restoration_errors', 'candidate_errors', 'open_scenes', 'evaluate']
 
-# %% ../nbs/17_stages.ipynb #978922f1
+# %% ../nbs/17_stages.ipynb #02-17-stages
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ from .raw import demosaic, develop
 from .scenes import SceneStore, observe, random_gains
 from .simulator import Burst, Light, Simulator
 
-# %% ../nbs/17_stages.ipynb #06ac98ac
+# %% ../nbs/17_stages.ipynb #05-17-stages
 def restoration_loss(
     restorer: nn.Module,  # (frames, noise_std) -> restored
     burst: Burst,  # what the camera delivers
@@ -32,7 +32,7 @@ def restoration_loss(
     "L_restore, and L_DEBIR when the burst's exposures came from BAENet (paper, Eqs. 11 and 13)."
     return (restorer(burst.frames, burst.noise_std) - target).abs().mean()
 
-# %% ../nbs/17_stages.ipynb #e54a2c41
+# %% ../nbs/17_stages.ipynb #06-17-stages
 def warm_up_loss(
     exposures: Float[Tensor, "b n"],  # predicted t_i, s
     pseudo: Float[Tensor, "b n"],  # t_pseudo-gt, s
@@ -40,14 +40,14 @@ def warm_up_loss(
     "L_warm-up (paper, Eq. 12), in ticks so that its size does not depend on the unit of time."
     return (exposures - pseudo).abs().mean()/FRAME_TIME
 
-# %% ../nbs/17_stages.ipynb #396f2b44
+# %% ../nbs/17_stages.ipynb #08-17-stages
 def device_of(
     network: nn.Module,  # with at least one parameter
 ) -> torch.device:  # of its first parameter
     "Where a network's parameters are, and its data must go."
     return next(network.parameters()).device
 
-# %% ../nbs/17_stages.ipynb #21a2ca85
+# %% ../nbs/17_stages.ipynb #09-17-stages
 def draw_scenes(
     store: SceneStore,  # of the stage's split
     batch: int,  # scenes
@@ -58,7 +58,7 @@ def draw_scenes(
     index = torch.randint(len(store), (batch,), generator=generator)
     return index, store.light(index).to(device), random_gains(batch, generator).to(device)
 
-# %% ../nbs/17_stages.ipynb #6f53c52a
+# %% ../nbs/17_stages.ipynb #10-17-stages
 def pretraining_loss(
     restorer: nn.Module,  # (frames, noise_std) -> restored; learns
     store: SceneStore,  # D_restore
@@ -72,7 +72,7 @@ def pretraining_loss(
     burst = simulator.burst(light, random_exposures(batch, n_frames, generator).to(gain.device), gain, generator)
     return restoration_loss(restorer, burst, simulator.target(light)), {}
 
-# %% ../nbs/17_stages.ipynb #0522fd98
+# %% ../nbs/17_stages.ipynb #11-17-stages
 def debir_loss(
     policy: Policy,  # chooses the exposures; learns in S2-2
     restorer: nn.Module,  # (frames, noise_std) -> restored; learns in S3
@@ -89,7 +89,7 @@ def debir_loss(
     report = {f"t{i + 1}": t for i, t in enumerate(ticks.mean(0).tolist())} | {f"t{i + 1}_std": t for i, t in enumerate(ticks.std(0).tolist())}
     return restoration_loss(restorer, burst, simulator.target(light)), report
 
-# %% ../nbs/17_stages.ipynb #2375f0be
+# %% ../nbs/17_stages.ipynb #13-17-stages
 def candidates(
     n_frames: int,  # frames in a burst
 ) -> Float[Tensor, "5 n"]:  # exposure vectors, s
@@ -97,7 +97,7 @@ def candidates(
     ticks = torch.tensor([8., 16, 24, 32])[:, None].expand(4, n_frames)
     return torch.cat([ticks, torch.linspace(8, 32, n_frames)[None]])*FRAME_TIME
 
-# %% ../nbs/17_stages.ipynb #a2e7b22e
+# %% ../nbs/17_stages.ipynb #14-17-stages
 @torch.no_grad()
 def restoration_errors(
     restorer: nn.Module,  # (frames, noise_std) -> restored
@@ -111,7 +111,7 @@ def restoration_errors(
     burst = simulator.burst(light, exposures, gain, generator(*key))
     return (restorer(burst.frames, burst.noise_std) - simulator.target(light)).square().mean((1, 2, 3))
 
-# %% ../nbs/17_stages.ipynb #a8a1f97c
+# %% ../nbs/17_stages.ipynb #15-17-stages
 def candidate_errors(
     restorer: nn.Module,  # trained in S1
     simulator: Simulator,  # takes the bursts
@@ -123,7 +123,7 @@ def candidate_errors(
     "How well each exposure vector is restored, scene by scene (paper, Sec. 5.3)."
     return torch.stack([restoration_errors(restorer, simulator, light, gain, vector.to(gain).expand(len(gain), -1), key) for vector in vectors], 1)
 
-# %% ../nbs/17_stages.ipynb #db352941
+# %% ../nbs/17_stages.ipynb #18-17-stages
 def open_scenes(
     folder: Path,  # written by the stage scenes
     split: str,  # restore, baenet or test
@@ -137,7 +137,7 @@ def open_scenes(
     check(have >= needed, f"n_frames is {n_frames}: its budget asks for {needed} ticks and the scenes in {folder.name} last {have}; run the stage scenes with n_frames={n_frames}")
     return store
 
-# %% ../nbs/17_stages.ipynb #d5b214cb
+# %% ../nbs/17_stages.ipynb #19-17-stages
 @torch.no_grad()
 def evaluate(
     policy: Policy,  # chooses the exposures

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['straight_through_mean']
 
-# %% ../nbs/06a_straight_through.ipynb #f2675855
+# %% ../nbs/06a_straight_through.ipynb #02-06a-straight-through
 from jaxtyping import Float
 from torch import Tensor
 
 from .core import FRAME_TIME
 from .simulator import Light, mean_radiance
 
-# %% ../nbs/06a_straight_through.ipynb #80b446fa
+# %% ../nbs/06a_straight_through.ipynb #09-06a-straight-through
 def straight_through_mean(
     light: Light,  # the scenes
     start: Float[Tensor, "b n"],  # t^s, s
