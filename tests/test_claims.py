@@ -42,8 +42,9 @@ def test_other_scenes_or_gains_are_refused():
 
 
 def test_a_claim_of_parts():
-    up, down, none = {"low": .1}, {"low": -.5, "high": -.1}, {"low": -.1, "high": .1}
-    assert verdict_of_all([up, up]) == "reproduced" and verdict_of_all([up, None]) == "not run" and verdict_of_all([down, None]) == "not reproduced" and verdict_of_all([up, none]) == "inconclusive"
+    up, down, none = ({"low": low, "high": high} for low, high in ((.1, .4), (-.5, -.1), (-.1, .1)))
+    for found, state in (([up, up], "reproduced"), ([up, None], "not run"), ([down, None], "not reproduced"), ([up, none], "inconclusive")):
+        assert verdict_of_all(found) == state
 
 
 def test_figures_of_the_paper():

@@ -276,6 +276,12 @@ def test_the_command_line_teaches():
 def test_a_verdict_follows_from_the_interval(low, high, said): assert verdict({"mean": (low + high)/2, "low": low, "high": high}) == said
 
 
+def test_claims_of_the_experiments_reach_the_readme_once_they_were_run():
+    metrics = json.loads((ROOT/"results"/"metrics.json").read_text())
+    tables = {"claims": [{"claim": "Table 3: each input of BAENet helps", "state": "inconclusive", "differences": [.51, -.02, .2]}]}
+    assert readme_rows(metrics, tables) == [*readme_rows(metrics), "| Table 3: each input of BAENet helps | inconclusive: +0.51, -0.02, +0.20 dB | `nbs/41_tables.ipynb` |"]
+
+
 def test_the_readme_is_written_from_the_metrics_and_nothing_else_changes(tmp_path):
     (tmp_path/"results").mkdir()
     shutil.copy(ROOT/"results"/"metrics.json", tmp_path/"results"/"metrics.json")
