@@ -23,7 +23,7 @@ run: $(STAMP)  ## footage to tables, then print them [SCALE=smoke|small|paper] [
 	    echo "data/ has changes of yours and is used as it is (the embedded footage again: git checkout data.dvc && dvc checkout --force data.dvc)"; }
 	@changes=(); [[ -z $$SCALE ]] || changes+=("scale=$$SCALE"); [[ -z $$FOOTAGE ]] || changes+=("scenes.footage=$$FOOTAGE"); \
 	[[ $${#changes[@]} = 0 ]] || python -m debir_nb.pipeline set "$${changes[@]}"
-	@dvc repro
+	@dvc repro results capture
 	@python -m debir_nb.pipeline results
 
 test: $(STAMP)  ## every test: the library's notebooks [JOBS=2 at a time], then tests/

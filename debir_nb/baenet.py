@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PREVIEW_GAINS', 'MOTION_MAX', 'MOBILENET_V2', 'normalise_gain', 'normalise_motion', 'stack_inputs',
            'InvertedResidual', 'MobileNetV2', 'bounded_softmax', 'published_bounded_softmax', 'bounded_exposures',
-           'published_exposures', 'BAENet', 'export_onnx', 'recalibrate_batchnorm', 'freeze_batchnorm']
+           'published_exposures', 'check_inputs', 'BAENet', 'export_onnx', 'recalibrate_batchnorm', 'freeze_batchnorm']
 
 # %% ../nbs/10_baenet.ipynb #02-10-baenet
 import contextlib, copy, logging, os, warnings
@@ -145,6 +145,20 @@ def published_exposures(
     return FRAME_TIME*(7 + frames*published_bounded_softmax(logits, 1/frames)[:, :n])
 
 # %% ../nbs/10_baenet.ipynb #38-10-baenet
+def check_inputs(
+    preview: Float[Tensor, "b c h w"] | None,  # linear packed RAW or linear RGB in [0, 1]
+    gain: Float[Tensor, "b"],  # g_p, 1
+    motion: Float[Tensor, "b"],  # m_p, px
+    channels: int = 4,  # that the preview must have
+) -> None:
+    "What a policy that looks at the preview must be given. `ValueError` for a missing preview, wrong channels, batch sizes that differ, or values that are not finite."
+    check(preview is not None, "preview is None: this policy looks at the preview; take one, or choose a policy that needs none, such as a bracket")
+    check(preview.ndim == 4 and preview.shape[1] == channels, f"preview has shape {tuple(preview.shape)}: this policy takes (b, {channels}, h, w)")
+    for name, x in (("gain", gain), ("motion", motion)):
+        check(x.shape == preview.shape[:1], f"{name} has shape {tuple(x.shape)}: pass one number per preview, shape ({len(preview)},)")
+    for name, x in (("preview", preview), ("gain", gain), ("motion", motion)): check_finite(name, x)
+
+# %% ../nbs/10_baenet.ipynb #39-10-baenet
 class BAENet(nn.Module):
     "Burst auto-exposure network: MobileNetV2 and a bounded softmax (paper, Sec. 4.1; published code). `ValueError` for n_frames or preview_channels that make no sense."
     def __init__(self,
@@ -167,12 +181,8 @@ class BAENet(nn.Module):
         gain: Float[Tensor, "b"],  # g_p = ISO/100 of the preview, 1
         motion: Float[Tensor, "b"],  # m_p, px
     ) -> Float[Tensor, "b n"]:  # exposure times t_i, s
-        "Exposure times of the next burst. `ValueError` for wrong channels, batch sizes that differ, or values that are not finite."
-        check(preview.ndim == 4 and preview.shape[1] == self.preview_channels,
-              f"preview has shape {tuple(preview.shape)}: this BAENet takes (b, {self.preview_channels}, h, w)")
-        for name, x in (("gain", gain), ("motion", motion)):
-            check(x.shape == preview.shape[:1], f"{name} has shape {tuple(x.shape)}: pass one number per preview, shape ({len(preview)},)")
-        for name, x in (("preview", preview), ("gain", gain), ("motion", motion)): check_finite(name, x)
+        "Exposure times of the next burst. `ValueError` as `check_inputs`."
+        check_inputs(preview, gain, motion, self.preview_channels)
         return self.head(self.mobilenet(stack_inputs(preview, gain, motion)))
 
     def load_imagenet(self,
@@ -190,7 +200,7 @@ class BAENet(nn.Module):
         new[first] = torch.cat([spread.to(own[first]), own[first][:, self.preview_channels:]], 1)
         self.mobilenet.load_state_dict({**own, **new})
 
-# %% ../nbs/10_baenet.ipynb #41-10-baenet
+# %% ../nbs/10_baenet.ipynb #42-10-baenet
 class _Arithmetic(nn.Module):
     "BAENet without the checks of its input, which cannot be traced."
     def __init__(self, net):
@@ -201,7 +211,7 @@ class _Arithmetic(nn.Module):
         "As `BAENet.forward`."
         return self.net.head(self.net.mobilenet(stack_inputs(preview, gain, motion)))
 
-# %% ../nbs/10_baenet.ipynb #42-10-baenet
+# %% ../nbs/10_baenet.ipynb #43-10-baenet
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
     "Silence what the exporter says of its own code and of packages that it does not need."
@@ -214,7 +224,7 @@ def _quiet_exporter() -> Iterator[None]:
             yield
     finally: log.setLevel(level)
 
-# %% ../nbs/10_baenet.ipynb #43-10-baenet
+# %% ../nbs/10_baenet.ipynb #44-10-baenet
 def export_onnx(
     net: BAENet,  # trained; its statistics are frozen in the file
     path: str | os.PathLike,  # .onnx, written wholly or not at all
@@ -231,7 +241,7 @@ def export_onnx(
         torch.onnx.export(still, example, temporary, opset_version=opset, input_names=["preview", "gain", "motion"], output_names=["exposures"],
                           dynamic_shapes={"preview": {0: b, 2: h, 3: w}, "gain": {0: b}, "motion": {0: b}}, dynamo=True, external_data=False, verbose=False)
 
-# %% ../nbs/10_baenet.ipynb #53-10-baenet
+# %% ../nbs/10_baenet.ipynb #54-10-baenet
 def _batchnorms(
     model: nn.Module,  # any network
 ) -> list[nn.Module]:  # its batch normalisations
@@ -240,7 +250,7 @@ def _batchnorms(
     check(bool(layers), f"model ({type(model).__name__}) has no batch normalisation: there is nothing to do")
     return layers
 
-# %% ../nbs/10_baenet.ipynb #54-10-baenet
+# %% ../nbs/10_baenet.ipynb #55-10-baenet
 def recalibrate_batchnorm(
     model: nn.Module,  # changed in place, left in evaluation mode
     run: Callable,  # run() passes representative batches through the model; what it returns is ignored
@@ -260,7 +270,7 @@ def recalibrate_batchnorm(
         model.eval()
     check(all(m.num_batches_tracked > 0 for m in layers), "run passed no batch through the model: call model(...) in it")
 
-# %% ../nbs/10_baenet.ipynb #57-10-baenet
+# %% ../nbs/10_baenet.ipynb #58-10-baenet
 def freeze_batchnorm(
     model: nn.Module,  # changed in place
 ) -> None:

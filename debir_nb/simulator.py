@@ -140,6 +140,7 @@ class Simulator:
     It works on the `Light` of packed RAW radiance (b t 4 h w), or of any other linear signal."""
     noise: Callable = iso_noise  # gain -> (shot, read), in output units
     jitter: bool = False  # training: each frame's noise parameters scatter around the model
+    mean: Callable = mean_radiance  # (light, start, stop) -> mean radiance; see `06a_straight_through` for another
 
     def ticks(
         self,
@@ -159,7 +160,7 @@ class Simulator:
         "syn(S, t^s, t^e, g) = clip(S_{s,e} + noise), for every frame (paper, Eqs. 5, 6, 8)."
         shot, read = self.noise(gains)
         true_shot, true_read = jitter_noise(shot, read, generator) if self.jitter else (shot, read)
-        frames = add_noise(mean_radiance(light, start, stop), true_shot, true_read, generator).clamp(0, 1)
+        frames = add_noise(self.mean(light, start, stop), true_shot, true_read, generator).clamp(0, 1)
         return Burst(frames, (read + shot*frames.mean((2, 3, 4))).sqrt())
 
     def burst(

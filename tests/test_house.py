@@ -198,7 +198,9 @@ def test_the_readme_quotes_the_released_results():
     if any(done.returncode for done in shown): pytest.skip("not a Git checkout")
     readme, metrics = shown[0].stdout, json.loads(shown[1].stdout)
     between = readme.split(MARKS[0])[1].split(MARKS[1])[0]
-    assert between.strip().splitlines() == readme_rows(metrics), "README.md does not say what results/metrics.json does: python -m debir_nb.pipeline readme"
+    experiments = subprocess.run(["git", "show", "HEAD:results/tables.json"], cwd=ROOT, capture_output=True, text=True)
+    tables = None if experiments.returncode else json.loads(experiments.stdout)
+    assert between.strip().splitlines() == readme_rows(metrics, tables), "README.md does not say what results/*.json do: python -m debir_nb.pipeline readme"
 
 
 def test_no_file_names_somebodys_home():

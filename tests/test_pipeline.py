@@ -16,12 +16,14 @@ import pytest
 import torch
 import yaml
 
-from debir_nb.pipeline import MARKS, SCALES, at_scale, read_params, readme_rows, set_params, stage_parameters, verdict, write_readme
+from debir_nb.claims import verdict
+from debir_nb.pipeline import MARKS, SCALES, at_scale, parse_changes, read_params, readme_rows, referred, report_name, sections, set_params, stage_parameters, write_readme
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = [stage for stage in yaml.safe_load((ROOT/"params.yaml").read_text()) if stage not in ("scale", "model")]
-ORDER = ["scenes", "pretrain", "pseudo_gt", "warm_up", "train_baenet", "search_fixed", "finetune@baenet", "finetune@bracket", "finetune@fixed", "results",
-         "capture"]
+PARAMS = yaml.safe_load((ROOT/"params.yaml").read_text())
+STAGES = list(sections(PARAMS))
+CORE = ["scenes", "pretrain", "pseudo_gt", "warm_up", "train_baenet", "search_fixed", "finetune", "results", "capture"]
+ORDER = ["scenes", "pretrain", "pseudo_gt", "warm_up", "train_baenet", "search_fixed", "finetune@baenet", "finetune@bracket", "finetune@fixed", "results", "capture"]
 
 
 def notebook(stage): return next(ROOT.glob(f"nbs/[0-9][0-9]_{stage}.ipynb"))
@@ -64,21 +66,21 @@ def run(folder, *command, ok=True):
 def dvc(folder, *arguments, ok=True): return run(folder, sys.executable, "-m", "dvc", *arguments, ok=ok)
 
 
-def repro(folder): return re.findall(r"Running stage '([^']+)'", dvc(folder, "repro"))
+def repro(folder, target="results"): return re.findall(r"Running stage '([^']+)'", dvc(folder, "repro", target))
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     "A finished smoke run, in a folder with a space in its name."
     folder = copy_project(tmp_path_factory.mktemp("a b")/"project")
-    output = dvc(folder, "repro")
+    output = dvc(folder, "repro", "results", "capture")
     assert [s for s in ORDER if f"Running stage '{s}'" not in output] == []
     return folder
 
 
 def test_every_stage_leaves_a_report_and_results(project):
     reports = {p.stem for p in (project/"reports").glob("*.ipynb")}
-    assert {re.sub(r"^\d+_", "", r).split("-")[0] for r in reports} == set(STAGES) and len(reports) == len(ORDER)
+    assert {re.sub(r"^\d+_", "", r).split("-")[0] for r in reports} == set(CORE) and len(reports) == len(ORDER)
     metrics = json.loads((project/"results"/"metrics.json").read_text())
     assert metrics["scenes"] == 8 and set(metrics["policies"]) == {"DEBIR", "bracket", "best fixed"} and "t1 falls with motion" in metrics["claims"]
     printed = run(project, sys.executable, "-m", "debir_nb.pipeline", "results")
@@ -142,28 +144,112 @@ def test_footage_without_clips_is_named(project, tmp_path):
     assert "scenes failed: ValueError" in output and "holds no clips" in output and not (folder/"scenes").exists()
 
 
+def declared(stage):
+    "Parameters of a stage's notebook, and those of them that are text."
+    found = papermill.inspect_notebook(str(notebook(stage)))
+    return set(found), {name for name, about in found.items() if about["default"][:1] in "'\""}
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("scale", SCALES)
 def test_notebook_and_params_name_the_same_parameters(stage, scale):
-    declared = papermill.inspect_notebook(str(notebook(stage)))
-    wanted = set(declared) - ({"policy"} if stage == "finetune" else set())
-    given = stage_parameters(yaml.safe_load((ROOT/"params.yaml").read_text()) | {"scale": scale}, stage, wanted)
-    assert set(given) == wanted
+    wanted, text = declared(stage)
+    given = stage_parameters(PARAMS | {"scale": scale}, stage, wanted, text)
+    assert wanted - text <= set(given) <= wanted
     for name, value in given.items(): assert value is None or isinstance(value, (int, float, str)), f"{name} is {value!r}"
 
 
 def test_dvc_watches_every_section_of_params():
     stages = yaml.safe_load((ROOT/"dvc.yaml").read_text())["stages"]
-    assert set(stages) == set(STAGES)
-    for name, stage in stages.items():
+    watched = {}
+    for stage in stages.values():
         stage = stage.get("do", stage)
-        assert "scale" in stage["params"] and name in stage["params"] and str(notebook(name).relative_to(ROOT)) in stage["deps"]
+        name = stage["cmd"].split()[4]
+        section = name if name in PARAMS else f"experiments.{name}"
+        assert "scale" in stage["params"] and section in stage["params"] and str(notebook(name).relative_to(ROOT)) in stage["deps"]
+        watched[name] = True
+    assert set(watched) == set(STAGES)
+
+
+# Experiments
+
+@pytest.fixture(scope="module")
+def graph():
+    "The stages of dvc.yaml, every foreach and matrix resolved, by their addresses."
+    from dvc.repo import Repo
+    with Repo(str(ROOT)) as repo: return {stage.addressing: stage for stage in repo.index.stages if stage.cmd}
+
+
+def test_every_command_gives_its_notebook_what_it_declares_and_writes_the_report_that_dvc_expects(graph):
+    assert len(graph) > 100
+    for address, stage in graph.items():
+        name, *changes = stage.cmd.split()[4:]
+        overrides, (wanted, text) = parse_changes(changes), declared(name)
+        assert overrides.keys() <= wanted, f"{address}: {overrides.keys() - wanted}"
+        for scale in SCALES:
+            given = stage_parameters(PARAMS | {"scale": scale}, name, wanted, text, overrides)
+            assert all(isinstance(given[key], (int, float)) or given[key] is None for key in wanted - text), address
+        assert f"reports/{report_name(notebook(name).stem, overrides)}" in [str(out) for out in stage.outs], address
+
+
+def test_everything_that_a_stage_needs_is_in_the_repository_or_made_by_a_stage(graph):
+    made = {str(out) for stage in graph.values() for out in stage.outs}
+    assert len(made) == sum(len(stage.outs) for stage in graph.values()), "two stages write the same file"
+    for address, stage in graph.items():
+        for need in {str(dep) for dep in stage.deps if not str(dep).startswith("params.yaml")} - {"data"}:
+            assert need in made or (ROOT/need).is_file() or any(out.startswith(f"{need}/") for out in made), f"{address} needs {need}"
+
+
+def test_the_core_does_not_need_an_experiment(graph):
+    needed, queue = set(), ["results"]
+    makers = {str(out): address for address, stage in graph.items() for out in stage.outs}
+    while queue:
+        address = queue.pop()
+        needed.add(address)
+        queue += [makers[str(dep)] for dep in graph[address].deps if str(dep) in makers and makers[str(dep)] not in needed]
+    assert needed == set(ORDER) - {"capture"}
+
+
+def test_rivals_have_debirs_budget(graph):
+    "S2-2 and S3 of every variant take their steps from the core's sections, end to end the sum of what it replaces."
+    for address, stage in graph.items():
+        name, *changes = stage.cmd.split()[4:]
+        if name in ("warm_up", "train_baenet", "finetune") and not address.startswith("train_gradient"): assert not any(change.startswith(("steps", "batch", "lr")) for change in changes), address
+    def steps(key): return referred(PARAMS | {"scale": "small"}, re.search(r"steps=(\S+)", graph[f"end_to_end@{key}"].cmd)[1])
+    small = {stage: at_scale(PARAMS[stage]["steps"], "small") for stage in ("pretrain", "warm_up", "train_baenet", "finetune")}
+    assert steps("baenet-e2e") == sum(small.values()) and steps("baenet-warm-e2e") == small["train_baenet"] + small["finetune"] and steps("baenet-trained-e2e") == small["finetune"]
+
+
+def test_an_experiment_from_warm_up_to_table(project, tmp_path):
+    "One variant of BAENet through DVC; the tables then know it, and say of the others that they were not run."
+    folder = tmp_path/"project"
+    shutil.copytree(project, folder)
+    ran = repro(folder, "evaluate@uniform") + repro(folder, "evaluate@baenet")
+    assert ran == ["warm_up_of@uniform", "train_of@uniform", "finetune_of@uniform", "evaluate@uniform", "evaluate@baenet"] and repro(folder, "evaluate@uniform") == []
+    columns = json.loads((folder/"scores"/"uniform.json").read_text())["columns"]
+    assert len(columns["psnr"]) == 8 and columns["t1"] == columns["t4"]
+    run(folder, sys.executable, "-m", "debir_nb.pipeline", "run", "tables")
+    tables = json.loads((folder/"results"/"tables.json").read_text())
+    rows = tables["tables"]["Table 1: exposure policies"]
+    assert rows["uniform BAENet (Sec. 6.3)"]["scenes"] == 8 and not rows["Gradient AE"]["run"]
+    assert {one["claim"]: one["state"] for one in tables["claims"]}["Table 3: each input of BAENet helps"] == "not run"
+    assert "| Gradient AE |" in (folder/"results"/"tables.md").read_text() and "not run" in (folder/"results"/"tables.md").read_text()
+
+
+def test_a_checkpoint_for_another_number_of_frames(project, tmp_path):
+    folder = tmp_path/"project"
+    shutil.copytree(project, folder, ignore=shutil.ignore_patterns("reports", "runs", "live", "cache"))
+    output = run(folder, sys.executable, "-m", "debir_nb.pipeline", "run", "evaluate", "n_frames=2", ok=False)
+    assert "evaluate failed: ValueError" in output and "baenet.pt: mobilenet.classifier.1.weight has shape (5, 1280), the network needs (3, 1280)" in output
+    output = run(folder, sys.executable, "-m", "debir_nb.pipeline", "run", "evaluate", "n_frames=6", ok=False)
+    assert "n_frames is 6: its budget asks for 306 ticks" in output and not (folder/"scores").exists()
 
 
 def test_unknown_scales_keys_and_stages(tmp_path):
     with pytest.raises(ValueError, match="scale is 'huge': choose one of smoke, small, paper"): at_scale(1, "huge")
     with pytest.raises(ValueError, match="none for the scale 'paper'"): at_scale({"smoke": 1, "small": 2}, "paper")
     with pytest.raises(ValueError, match="stage is 'bake'"): stage_parameters({"scale": "small", "model": {}, "pretrain": {}}, "bake", set())
+    with pytest.raises(ValueError, match="pretrain.stepz is neither a number nor a parameter"): referred({"scale": "small", "pretrain": {"steps": 3}}, "pretrain.steps+pretrain.stepz")
     with pytest.raises(ValueError, match="differ in lr"): stage_parameters({"scale": "small", "model": {}, "pretrain": {"lr": 1}}, "pretrain", set())
     params = tmp_path/"params.yaml"
     shutil.copy(ROOT/"params.yaml", params)
@@ -188,6 +274,12 @@ def test_the_command_line_teaches():
 
 @pytest.mark.parametrize("low, high, said", [(.01, .4, "reproduced"), (-.1, .4, "inconclusive"), (-.4, -.01, "not reproduced")])
 def test_a_verdict_follows_from_the_interval(low, high, said): assert verdict({"mean": (low + high)/2, "low": low, "high": high}) == said
+
+
+def test_claims_of_the_experiments_reach_the_readme_once_they_were_run():
+    metrics = json.loads((ROOT/"results"/"metrics.json").read_text())
+    tables = {"claims": [{"claim": "Table 3: each input of BAENet helps", "state": "inconclusive", "differences": [.51, -.02, .2]}]}
+    assert readme_rows(metrics, tables) == [*readme_rows(metrics), "| Table 3: each input of BAENet helps | inconclusive: +0.51, -0.02, +0.20 dB | `nbs/41_tables.ipynb` |"]
 
 
 def test_the_readme_is_written_from_the_metrics_and_nothing_else_changes(tmp_path):

@@ -6,10 +6,10 @@ import torch
 
 from debir_nb.core import FRAME_TIME, T_MAX, T_MIN, budget, generator
 from debir_nb.footage import find_clips
-from debir_nb.policies import Fixed, bracket
+from debir_nb.policies import Fixed, bracket, random_exposures
 from debir_nb.scenes import SPLITS, SceneStore, build_scenes, plan_scenes
 from debir_nb.simulator import Simulator, collect
-from debir_nb.stages import candidate_errors, candidates, debir_loss, evaluate, pretraining_loss, random_exposures, warm_up_loss
+from debir_nb.stages import candidate_errors, candidates, debir_loss, evaluate, open_scenes, pretraining_loss, restoration_errors, warm_up_loss
 
 
 class MeanRestorer(torch.nn.Module):
@@ -110,3 +110,46 @@ def test_evaluation_is_repeatable_and_pairs_scenes(stores):
     long = evaluate(Fixed(torch.full((4,), 32*FRAME_TIME)), MeanRestorer(), stores["test"], Simulator(), seed=3, border=4)
     assert long["gain"] == a["gain"] and long["motion"] == a["motion"] and long["psnr"] != a["psnr"]
     assert evaluate(bracket(4), MeanRestorer(), stores["test"], Simulator(), seed=4, border=4)["gain"] != a["gain"]
+
+
+class Broken(MeanRestorer):
+    "Fails on every third burst."
+    calls = 0
+
+    def forward(self, frames, noise_std):
+        self.calls += 1
+        return super().forward(frames, noise_std)*(float("nan") if self.calls == 3 else 1)
+
+
+def test_a_restoration_that_is_not_a_number_stops_the_evaluation_and_names_the_scene(stores):
+    clip = stores["test"].table[2]["clip"]
+    with pytest.raises(ValueError, match=rf"the restoration of scene 2 \({clip}\) holds \d+ values that are not finite"):
+        evaluate(bracket(4), Broken(), stores["test"], Simulator(), seed=3, border=4)
+
+
+def test_a_score_that_is_not_a_number_stops_the_evaluation_too(stores):
+    with pytest.raises(ValueError, match="lpips of scene 0 .* is nan: look at that scene"):
+        evaluate(bracket(4), MeanRestorer(), stores["test"], Simulator(), seed=3, border=4, perceptual=lambda x, y: torch.tensor([float("nan")]))
+
+
+def test_a_perceptual_distance_is_scored_on_demosaicked_frames(stores):
+    columns = evaluate(bracket(4), MeanRestorer(), stores["test"], Simulator(), seed=3, border=4, perceptual=lambda x, y: (x - y).abs().mean((1, 2, 3)))
+    assert len(columns["lpips"]) == 4 and all(0 < d < .3 for d in columns["lpips"])
+
+
+def test_scenes_are_checked_before_anything_is_computed(stores, tmp_path):
+    folder = stores["test"].folder.parent
+    assert len(open_scenes(folder, "test", 4)) == 4
+    for n, words in ((3, "n_frames is 3: frames are fused in pairs"), (0, "n_frames is 0"), (6, "n_frames is 6: its budget asks for 306 ticks and the scenes .* last 228")):
+        with pytest.raises(ValueError, match=words): open_scenes(folder, "test", n)
+    rows = (folder/"scenes.csv").read_text().splitlines()
+    (tmp_path/"scenes.csv").write_text("\n".join(row for row in rows if not row.startswith("test")))
+    with pytest.raises(ValueError, match="holds no scene for the split 'test': raise n_test"): open_scenes(tmp_path, "test", 4)
+    with pytest.raises(ValueError, match="store holds no scenes"): evaluate(bracket(4), MeanRestorer(), SceneStore(tmp_path, "test"), Simulator(), seed=0)
+
+
+def test_errors_of_one_vector_are_those_of_the_candidates(stores):
+    light, gain = stores["test"].light(torch.arange(2)), torch.tensor([600., 900.])
+    errors = candidate_errors(MeanRestorer(), Simulator(), light, gain, candidates(4), (5,))
+    own = restoration_errors(MeanRestorer(), Simulator(), light, gain, candidates(4)[3].expand(2, -1), (5,))
+    assert torch.equal(errors[:, 3], own)
