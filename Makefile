@@ -10,7 +10,7 @@ export WANTED := $(shell cat settings.ini constraints.txt setup.py pyproject.tom
 # Notebooks 20-29, 39 and 40-49 are stages of the pipeline: they need data, and tests/ runs them at smoke size.
 STAGES := ^([_.]|[24][0-9]_|39_)
 JOBS ?= 2
-CAMERAS := $(addprefix tests/test_,camera_contract.py gphoto2.py v4l2.py camera_guest.py)
+CAMERAS := $(addprefix tests/test_,camera_contract.py gphoto2.py v4l2.py camera_end_to_end.py camera_guest.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-camera export clean FORCE
