@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .baenet import BAENet, MobileNetV2, check_inputs, published_exposures, stack_inputs
+from .baenet import PREVIEW_GAINS, BAENet, MobileNetV2, check_inputs, published_exposures, stack_inputs
 from .core import FRAME_TIME, budget, check
 
 # %% ../nbs/13b_learned_policies.ipynb #05-13b-learned-policies
@@ -109,7 +109,7 @@ class Withhold(nn.Module):
     ) -> Float[Tensor, "b n"]:  # t_i, s
         "Exposure times from the other two inputs. `ValueError` as `check_inputs`."
         if self.hidden == "preview": preview = gain.new_zeros(len(gain), 4, 32, 32)
-        if self.hidden == "gain": gain = torch.full_like(gain, 512.0)
+        if self.hidden == "gain": gain = torch.full_like(gain, PREVIEW_GAINS[0])
         if self.hidden == "motion": motion = torch.zeros_like(motion)
         return self.net(preview, gain, motion)
 

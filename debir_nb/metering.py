@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from .baenet import check_inputs
+from .baenet import PREVIEW_GAINS, check_inputs
 from .core import FRAME_TIME, PREVIEW_GAP, PREVIEW_TIME, T_MIN, budget, check
 
 # %% ../nbs/13a_metering.ipynb #05-13a-metering
@@ -104,4 +104,4 @@ class MotionMetering:
         "Exposure times, equal for all frames. `ValueError` as `check_inputs`."
         check_inputs(preview, gain, motion)
         still = (self.blur/motion.clamp(min=1e-3))**(2/3)
-        return repeat_exposure((PREVIEW_TIME + PREVIEW_GAP)*still*(gain/512)**(1/3), self.n_frames)
+        return repeat_exposure((PREVIEW_TIME + PREVIEW_GAP)*still*(gain/PREVIEW_GAINS[0])**(1/3), self.n_frames)

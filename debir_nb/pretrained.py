@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NETWORKS', 'models_folder', 'load_pretrained']
 
-# %% ../nbs/19a_pretrained.ipynb #6d11422a
+# %% ../nbs/19a_pretrained.ipynb #02-19a-pretrained
 import os
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from .burstormer import Burstormer
 from .core import check, root
 from .training import load_weights
 
-# %% ../nbs/19a_pretrained.ipynb #2339a102
+# %% ../nbs/19a_pretrained.ipynb #05-19a-pretrained
 NETWORKS = ("baenet.pt", "restorer_baenet.pt")  # BAENet, and the restorer fine-tuned to its exposures
 
-# %% ../nbs/19a_pretrained.ipynb #2e13b356
+# %% ../nbs/19a_pretrained.ipynb #06-19a-pretrained
 def models_folder(
     folder: str | os.PathLike | None = None,  # None: $DEBIR_MODELS, or models/ of the project
 ) -> Path:  # that holds NETWORKS
@@ -31,7 +31,7 @@ def models_folder(
     check(not missing, f"{found} does not hold {' and '.join(missing)}: `make run` in the project trains them, `dvc pull` there fetches released ones; or name another folder in DEBIR_MODELS")
     return found
 
-# %% ../nbs/19a_pretrained.ipynb #a5de0107
+# %% ../nbs/19a_pretrained.ipynb #08-19a-pretrained
 def _shape(
     path: Path,  # a file by `save_weights`
     name: str,  # of a weight
@@ -41,7 +41,7 @@ def _shape(
     except Exception as e:  # a damaged file may fail in any way
         raise ValueError(f"{path} holds no {name} ({type(e).__name__}): it is damaged or belongs to another network; make it again") from e
 
-# %% ../nbs/19a_pretrained.ipynb #c07331b2
+# %% ../nbs/19a_pretrained.ipynb #09-19a-pretrained
 def load_pretrained(
     folder: str | os.PathLike | None = None,  # None: $DEBIR_MODELS, or models/ of the project
 ) -> tuple[BAENet, Burstormer]:  # both in evaluation mode, on the CPU
