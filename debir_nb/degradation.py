@@ -103,7 +103,26 @@ def standard_normal(
     "Standard normal numbers, the same on every device for one CPU generator."
     return torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
 
-# %% ../nbs/01_degradation.ipynb #31-01-degradation
+# %% ../nbs/01_degradation.ipynb #32-01-degradation
+class _Noisy(torch.autograd.Function):
+    "S + sigma Z and its derivatives in few passes over memory; shot and read have one value per image."
+    @staticmethod
+    def forward(ctx, signal, shot, read, z):
+        sigma = torch.addcmul(read, shot, signal.relu()).sqrt_()
+        ctx.save_for_backward(signal, shot, sigma, z)
+        return torch.addcmul(signal, sigma, z)
+
+    @staticmethod
+    def backward(ctx, grad):
+        signal, shot, sigma, z = ctx.saved_tensors
+        h = (grad*z).div_(sigma)
+        if sigma.min() == 0: h.masked_fill_(sigma == 0, 0)
+        light = signal.relu()
+        by_shot = torch.linalg.vecdot(h.flatten(-3), light.flatten(-3))[..., None, None, None]
+        by_read = h.sum((-3, -2, -1), keepdim=True)
+        return torch.addcmul(grad, shot/2, h.mul_(light.sign_())), by_shot/2, by_read/2, None
+
+# %% ../nbs/01_degradation.ipynb #33-01-degradation
 def add_noise(
     signal: Float[Tensor, "*batch c h w"],  # clean RAW in output units; negative values pass through
     shot: Float[Tensor, "*batch"],  # lambda_shot, variance per unit signal
@@ -115,11 +134,9 @@ def add_noise(
     `ValueError` when a value is not finite or a noise parameter is negative. Source: paper, Eq. (8) reparameterised, Sec. 4.3."""
     for name, x in {"signal": signal, "shot": shot, "read": read}.items(): check_finite(name, x)
     check(bool((shot >= 0).all() and (read >= 0).all()), f"shot and read are variances and cannot be negative: {shot}, {read}")
-    shot, read = shot[..., None, None, None], read[..., None, None, None]
-    variance = (read + shot*signal.clamp(min=0)).clamp(min=torch.finfo(signal.dtype).tiny)
-    return signal + variance.sqrt()*standard_normal(signal, generator)
+    return _Noisy.apply(signal, shot[..., None, None, None], read[..., None, None, None], standard_normal(signal, generator))
 
-# %% ../nbs/01_degradation.ipynb #38-01-degradation
+# %% ../nbs/01_degradation.ipynb #42-01-degradation
 def jitter_noise(
     shot: Float[Tensor, "*batch"],  # lambda_shot, variance per unit signal, above 0
     read: Float[Tensor, "*batch"],  # lambda_read, variance
@@ -132,7 +149,7 @@ def jitter_noise(
     spread = (0.25*standard_normal(read, generator)).exp()
     return varied, read*(varied/shot)**2.2282*spread
 
-# %% ../nbs/01_degradation.ipynb #41-01-degradation
+# %% ../nbs/01_degradation.ipynb #45-01-degradation
 def cfa_sites(
     pattern: str = "RGGB",  # the 2x2 tile, row by row
 ) -> list[int]:  # tile positions 0 1 / 2 3 of R, G in R's row, G in B's row, B
@@ -141,7 +158,7 @@ def cfa_sites(
     red, blue = pattern.index("R"), pattern.index("B")
     return [red, red ^ 1, blue ^ 1, blue]
 
-# %% ../nbs/01_degradation.ipynb #43-01-degradation
+# %% ../nbs/01_degradation.ipynb #47-01-degradation
 def bayer_mosaic(
     rgb: Float[Tensor, "*batch 3 h w"],  # linear camera RGB, any range; h and w even
     pattern: str = "RGGB",  # the 2x2 tile, row by row
@@ -152,14 +169,14 @@ def bayer_mosaic(
     sites = [rgb[..., "RGB".index(colour), i//2::2, i % 2::2] for i, colour in enumerate(pattern)]
     return F.pixel_shuffle(torch.stack(sites, -3), 2).squeeze(-3)
 
-# %% ../nbs/01_degradation.ipynb #46-01-degradation
+# %% ../nbs/01_degradation.ipynb #50-01-degradation
 def clip(
     x: Float[Tensor, "*shape"],  # RAW, any range
 ) -> Float[Tensor, "*shape"]:  # RAW in [0, 1]
     "Cut to the sensor's range [0, 1]; the gradient is 0 outside it (paper, Eq. 2)."
     return x.clamp(0, 1)
 
-# %% ../nbs/01_degradation.ipynb #47-01-degradation
+# %% ../nbs/01_degradation.ipynb #51-01-degradation
 def quantise(
     x: Float[Tensor, "*shape"],  # RAW in [0, 1]
     bits: int = 14,  # depth of the converter, 1 to 16
@@ -169,7 +186,7 @@ def quantise(
     levels = 2**bits - 1
     return torch.round(x*levels)/levels
 
-# %% ../nbs/01_degradation.ipynb #53-01-degradation
+# %% ../nbs/01_degradation.ipynb #57-01-degradation
 def degrade(
     radiance: Float[Tensor, "b t 3 h w"],  # S while the shutter is open, linear camera RGB in [0, 1]
     gain: Float[Tensor, "b"],  # g, 1 (ISO / 100)

@@ -253,7 +253,7 @@ class StoredScene:
 
 # %% ../nbs/16_scenes.ipynb #38-16-scenes
 @dataclass(frozen=True)
-class StoredLight:
+class StoredLight(Light):
     "The light of stored scenes: a `Light` that reads only the ticks it is asked for."
     scenes: tuple[StoredScene, ...]  # one per element of the batch
     frame_exposure: Float[Tensor, "b"]  # light held by each radiance frame, s

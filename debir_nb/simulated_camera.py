@@ -29,7 +29,7 @@ from .simulator import Light, LightInMemory, Simulator, collect, mean_radiance
 
 # %% ../nbs/31_simulated_camera.ipynb #05-31-simulated-camera
 @dataclass(frozen=True)
-class Swinging:
+class Swinging(Light):
     "A `Light` that runs forth and back, four times through the scene; after twice its length everything repeats."
     light: Light  # one scene
 
