@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FRAME_TIME', 'PREVIEW_TIME', 'FRAME_GAP', 'PREVIEW_GAP', 'BURST_START', 'T_MIN', 'T_MAX', 'budget', 'check',
-           'check_finite', 'optional', 'atomic', 'root', 'generator', 'show']
+           'check_finite', 'optional', 'rank', 'atomic', 'root', 'generator', 'show']
 
 # %% ../nbs/00_core.ipynb #02-00-core
 import contextlib, importlib, os, shutil
@@ -67,29 +67,36 @@ def _remove(
     else: path.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #14-00-core
+def rank() -> int:  # from 0; 0 when it was started alone
+    "Number of this process among those that a launcher (accelerate, torchrun) started together."
+    return int(os.environ.get("RANK", 0))
+
+# %% ../nbs/00_core.ipynb #15-00-core
 @contextlib.contextmanager
 def atomic(
     path: str | os.PathLike,  # where the finished file (or folder) shall be
 ):  # yields the temporary path to write to
-    "Write a file, or make a folder, at the yielded path; it is renamed to `path` on success, replacing what was there, and removed on failure."
+    """Write a file, or make a folder, at the yielded path; it is renamed to `path` on success, replacing what was there, and removed on failure.
+    Of several processes that were launched together only the first one's is kept: they all write the same."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    begun = path.with_name(f".{path.name}.partial{path.suffix}")
+    begun = path.with_name(f".{path.name}.partial{rank() or ''}{path.suffix}")
     _remove(begun)
     try:
         yield begun
+        if rank(): return
         if path.is_dir(): _remove(path)
         os.replace(begun, path)
     finally: _remove(begun)
 
-# %% ../nbs/00_core.ipynb #17-00-core
+# %% ../nbs/00_core.ipynb #18-00-core
 def root() -> Path:  # the folder that holds settings.ini
     "The project's root, found upwards from the working directory; `FileNotFoundError` outside the project."
     for folder in [Path.cwd(), *Path.cwd().parents]:
         if (folder/"settings.ini").exists() and (folder/"nbs").exists(): return folder
     raise FileNotFoundError(f"no settings.ini and nbs/ above {Path.cwd()}: run this inside the project")
 
-# %% ../nbs/00_core.ipynb #19-00-core
+# %% ../nbs/00_core.ipynb #20-00-core
 def generator(
     *key: int,  # for instance (seed, step)
 ) -> torch.Generator:  # on the CPU
@@ -97,7 +104,7 @@ def generator(
     seed = np.random.SeedSequence([k & 0xFFFFFFFF for k in key]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(seed[0]) << 31 ^ int(seed[1]))
 
-# %% ../nbs/00_core.ipynb #22-00-core
+# %% ../nbs/00_core.ipynb #23-00-core
 def _to_picture(
     image,  # tensor or array: (3, H, W), (H, W, 3) or (H, W)
 ) -> np.ndarray:  # (H, W) as it is, or (H, W, 3) clipped to [0, 1]
@@ -106,7 +113,7 @@ def _to_picture(
     if image.ndim == 3 and image.shape[0] == 3: image = image.transpose(1, 2, 0)
     return image.clip(0, 1) if image.ndim == 3 else image
 
-# %% ../nbs/00_core.ipynb #23-00-core
+# %% ../nbs/00_core.ipynb #24-00-core
 def show(
     images: dict,  # title -> picture, values in [0, 1]
     columns: int | None = None,  # pictures per row; all in one row by default

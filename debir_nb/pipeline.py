@@ -10,7 +10,9 @@ __all__ = ['SCALES', 'FRIENDLY', 'MARKS', 'at_scale', 'sections', 'referred', 's
 import argparse, json, os, sys
 from pathlib import Path
 
-from .core import atomic, check, root
+import torch
+
+from .core import atomic, check, rank, root
 from .claims import verdict
 
 # %% ../nbs/18_pipeline.ipynb #05-18-pipeline
@@ -126,22 +128,27 @@ def run_stage(
     stage: str,  # a section of params.yaml and the name of a notebook
     overrides: dict,  # parameters of this run only, such as {"policy": "bracket"}
 ) -> Path:  # the executed copy
-    "Execute a stage notebook by papermill at the project's root; `SystemExit` with the notebook's own error when it fails."
+    """Execute a stage notebook by papermill at the project's root; `SystemExit` with the notebook's own error when it fails.
+    Several processes may do so together when the stage trains (`15_training`); the copy of the first is kept. `ValueError` when it does not train."""
     import papermill
     source = next(root().glob(f"nbs/[0-9][0-9]_{stage}.ipynb"), None)
     check(source is not None, f"stage is {stage!r}: there is no notebook nbs/NN_{stage}.ipynb")
     for name, value in FRIENDLY.items(): os.environ.setdefault(name, value)
     declared = papermill.inspect_notebook(str(source))
     named = {name for name, about in declared.items() if about["default"][:1] in ("'", '"')}
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    check(not several or "steps" in declared, f"stage is {stage!r}, which trains nothing that several processes could share: run it in one")
+    if several and not torch.cuda.is_available(): os.environ["ACCELERATE_USE_CPU"] = "true"  # without it, processes without GPUs would not know of each other
     parameters = stage_parameters(read_params(root()/"params.yaml"), stage, set(declared), named, overrides)
     name = report_name(source.stem, overrides)
-    scratch, report = root()/"runs"/name, root()/"reports"/name
+    scratch, report = root()/"runs"/(f"process-{rank()}-{name}" if rank() else name), root()/"reports"/name
     for folder in (scratch.parent, report.parent): folder.mkdir(exist_ok=True)
     try:
-        papermill.execute_notebook(str(source), str(scratch), parameters, kernel_name="python3", cwd=str(root()), progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr)
+        papermill.execute_notebook(str(source), str(scratch), parameters, kernel_name="python3", cwd=str(root()), progress_bar=False, **({} if rank() else {"stdout_file": sys.stdout, "stderr_file": sys.stderr}))
     except papermill.PapermillExecutionError as error:
         raise SystemExit(f"\n{stage} failed: {error.ename}: {error.evalue}\nThe notebook, with the error where it happened: {scratch.relative_to(root())}") from None
-    os.replace(scratch, report)
+    if rank(): scratch.unlink()
+    else: os.replace(scratch, report)
     return report
 
 # %% ../nbs/18_pipeline.ipynb #24-18-pipeline

@@ -126,6 +126,37 @@ def test_a_killed_stage_resumes_to_the_same_weights(project, tmp_path):
     assert all(torch.equal(a, ends["killed"][k]) for k, a in ends["undisturbed"].items())
 
 
+TRAINED = {"pretrain": "pretrain", "warm_up": "warm_up", "train_baenet": "train_baenet", "finetune": "finetune_baenet"}  # stage -> its record in live/
+
+
+@pytest.fixture(scope="module")
+def shared(project, tmp_path_factory):
+    "A copy of the finished run, in which stages are trained again by two processes."
+    return Path(shutil.copytree(project, tmp_path_factory.mktemp("shared")/"project"))
+
+
+def record(folder, stage):
+    "Loss after loss."
+    return [float(line.split("\t")[-1]) for line in (folder/"live"/TRAINED[stage]/"plots"/"metrics"/"loss.tsv").read_text().splitlines()[1:]]
+
+
+@pytest.mark.parametrize("stage", TRAINED)
+def test_two_processes_give_the_losses_of_one(project, shared, stage):
+    before, alone = {p.name for p in (shared/"runs").iterdir()}, record(project, stage)
+    shutil.rmtree(shared/"live"/TRAINED[stage])
+    override = ["policy=baenet"] if stage == "finetune" else []
+    run(shared, "accelerate", "launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0,
+        "-m", "debir_nb.pipeline", "run", stage, *override)
+    assert record(shared, stage) == pytest.approx(alone, abs=1e-5) and len(alone) == 6
+    assert {p.name for p in (shared/"runs").iterdir()} == before and not list(shared.rglob("*.partial*"))
+
+
+def test_what_is_not_trained_is_not_shared(shared):
+    output = run(shared, "accelerate", "launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no",
+                 "--main_process_port", 0, "-m", "debir_nb.pipeline", "run", "pseudo_gt", ok=False)
+    assert "trains nothing that several processes could share" in output
+
+
 def test_an_error_names_the_stage_and_keeps_the_notebook(project, tmp_path):
     folder = tmp_path/"project"
     shutil.copytree(project, folder, ignore=shutil.ignore_patterns("reports", "runs", "live", "cache"))

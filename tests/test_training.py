@@ -2,6 +2,7 @@
 import json
 import math
 import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -12,8 +13,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from debir_nb.core import generator
-from debir_nb.training import cosine, fingerprint, fit, load_weights, save_weights
+from debir_nb.training import cosine, fingerprint, fit, load_weights, own_rows, save_weights
 
 SETTINGS = dict(steps=24, lr=0.05, lr_final=1e-4, clip=0.5, seed=3, every=6)
 
@@ -74,36 +74,65 @@ def test_sigkill_then_rerun_is_bitwise_the_uninterrupted_run(tmp_path):
     assert json.loads((killed / "live/metrics.json").read_text())["step"] == 24
 
 
-TWO = """
-import sys, torch
+TOGETHER = """
+import os, signal, sys, torch
 sys.path.insert(0, sys.argv[1])
-from accelerate import debug_launcher
-from test_training import SETTINGS, fit, loss_fn, nn, save_weights
-def stage(out):
-    torch.manual_seed(0); torch.set_num_threads(1)
-    model = nn.Linear(3, 1)
-    fit(model, loss_fn, out=out, **SETTINGS)
-    save_weights(model, f"{out}/{torch.distributed.get_rank()}.pt")
-debug_launcher(stage, (sys.argv[2],), num_processes=2)
+from accelerate import notebook_launcher
+from test_training import SETTINGS, fit, network, save_weights, shared_loss
+def stage(out, deadly):
+    calls = iter(range(1000))
+    def loss_fn(model, generator):
+        if deadly and next(calls) == 17: os.kill(os.getpid(), signal.SIGKILL)  # after the checkpoint at 12
+        return shared_loss(model, generator)
+    torch.set_num_threads(1)
+    model = network()
+    fit(model, loss_fn, out=out, live=out + "/live", **SETTINGS)
+    save_weights(model, out + "/weights.pt")
+notebook_launcher(stage, (sys.argv[2], sys.argv[3] == "deadly"), num_processes=int(sys.argv[4]), use_port=sys.argv[5])
 """
 
 
-def test_two_processes_average_gradients_of_their_own_draws(tmp_path):
-    done = start(TWO, tmp_path)
-    assert done.returncode == 0, done.stderr
-    torch.manual_seed(0)
-    by_hand = nn.Linear(3, 1)
-    optimizer = torch.optim.AdamW(by_hand.parameters(), lr=1, weight_decay=0.01)
-    for step in range(24):
-        optimizer.param_groups[0]["lr"] = cosine(step, 24, 0.05, 1e-4)
-        optimizer.zero_grad()
-        (sum(loss_fn(by_hand, generator(3, step, rank))[0] for rank in (0, 1)) / 2).backward()
-        nn.utils.clip_grad_norm_(by_hand.parameters(), 0.5)
-        optimizer.step()
-    first, second = (load_weights(nn.Linear(3, 1), tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert equal(first, second)
-    torch.testing.assert_close(first.weight, by_hand.weight)
-    assert not (tmp_path / "checkpoint.pt").exists()
+def shared_loss(model, generator):
+    "Sixteen draws; the network, with its dropout and its statistics, sees all of them, and a process answers for its own."
+    x = torch.randn(16, 3, generator=generator)
+    mine = own_rows(16)
+    return ((model(x) - x.sum(1, keepdim=True))[mine] ** 2).mean(), {"x": x.mean().item()}
+
+
+def together(processes, out, deadly=""):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    return start(TOGETHER, out, deadly, processes, port)
+
+
+def test_two_processes_train_as_one_and_either_number_resumes_the_other(tmp_path):
+    whole = tmp_path / "whole"
+    model = network()
+    history = fit(model, shared_loss, out=whole, live=whole / "live", **SETTINGS)
+    for name, first, then in (("two", None, 2), ("two, then one", 2, 1), ("one, then two", 1, 2)):
+        out = tmp_path / name
+        if first:
+            assert together(first, out, "deadly").returncode != 0
+            assert torch.load(out / "checkpoint.pt", weights_only=True)["history"][-1]["step"] == 12
+        done = together(then, out)
+        assert done.returncode == 0, done.stderr
+        assert sorted(p.name for p in out.iterdir()) == ["live", "weights.pt"]  # the second process left nothing
+        for key in ("loss", "grad_norm", "x"):
+            rows, alone = ([float(line.split("\t")[-1]) for line in (folder / f"live/plots/metrics/{key}.tsv").read_text().splitlines()[1:]] for folder in (out, whole))
+            assert rows == pytest.approx(alone, abs=1e-5) and len(rows) == 4
+        for key, value in load_weights(network(), out / "weights.pt").state_dict().items():
+            torch.testing.assert_close(value, model.state_dict()[key], atol=1e-5, rtol=1e-5)
+    assert [row["step"] for row in history] == [6, 12, 18, 24]
+
+
+def test_processes_that_cannot_share_a_batch(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 2)
+    assert own_rows(6) == slice(4, 6)
+    with pytest.raises(ValueError, match="batch is 16, which 3 processes cannot share evenly: make it a multiple of 3"):
+        own_rows(16)
 
 
 @pytest.fixture
