@@ -28,7 +28,7 @@ run: $(STAMP)  ## footage to tables, then print them [SCALE=smoke|small|paper] [
 
 test: $(STAMP)  ## every test: the library's notebooks [JOBS=2 at a time], then tests/
 	@nbdev_test --n_workers $(JOBS) --skip_file_re '$(STAGES)' && notebooks=passed || notebooks=FAILED; \
-	python -m pytest -q; rc=$$?; \
+	python -m pytest -q -n $(JOBS) --dist loadfile; rc=$$?; \
 	[[ $$notebooks = passed ]] || { echo "notebooks: $$notebooks (see above)" >&2; rc=1; }; exit $$rc
 
 test-camera: $(STAMP)  ## the camera drivers, those of the kernel too, in a virtual machine (apt fetches it into .cache/)
