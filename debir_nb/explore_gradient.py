@@ -55,7 +55,7 @@ class Gradient(Explorer):
         "Compute the first curve and draw it."
         self.restorer, self.curves, self.visited = restorer.requires_grad_(False), {}, []
         self.bar = IntProgress(0, 0, len(self.TICKS), description="curve", layout=Layout(width="290px"))
-        super().__init__(LiveFigure(*self._figure()), self.show, t=FloatSlider(12, min=8, max=64, step=.25, description="t (ticks)"), rate=FloatLogSlider(1e5, base=10, min=3, max=6, description="rate η"),
+        super().__init__(LiveFigure(*self._figure()), self.show, t=FloatSlider(12, min=8, max=64, step=.25, description="t (ticks)"), rate=FloatLogSlider(3e4, base=10, min=3, max=6, description="rate η"),
                          frame=Dropdown(options=[1, 2, 3, 4], description="frame"), speed=Dropdown(options=SPEEDS, value=1.0, description="motion"), gain=Dropdown(options=[512, 700, 1024], value=700, description="gain g_p"),
                          photograph=Dropdown(options=[*UNSEEN], value="coffee", description="scene"))
         self.button("take a gradient step", self.step)

@@ -31,7 +31,7 @@ from .simulated_camera import SCENE_TICKS, scene_light
 from .simulator import Burst, LightInMemory, Simulator, timeline
 
 # %% ../nbs/50_explorers.ipynb #05-50-explorers
-UNSEEN = {"astronaut": (400, (176, 92)), "coffee": (440, (232, 120)), "coins": (384, (150, 142))}  # photograph: width to which it is scaled, px, and what the camera looks at
+UNSEEN = {"astronaut": (400, (176, 92)), "coffee": (440, (255, 204)), "coins": (384, (150, 128))}  # photograph: width to which it is scaled, px, and what the camera looks at
 SPEEDS = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0)  # of the hand, px per frame at 240 frames/s
 SIDE = 64  # of a scene, px: the crop that the networks were trained on
 
