@@ -189,8 +189,7 @@ def check_photon_transfer(
     signal, over_time = stacks.mean((1, 2, 3)), stacks.var(1).mean((1, 2))
     shot, read = found = numbers(ask(student, stacks), (2,), "(shot, read)")
     usual = {
-        "the variance of a whole picture contains the wall's own unevenness: take the variance of each pixel over the frames (dim 1), then average over pixels": _line(signal, stacks[:, 0].flatten(1).var(1)),
-        "the variance over frames and pixels together still contains the wall's unevenness: take it over the frames (dim 1) alone": _line(signal, stacks.flatten(1).var(1)),
+        "a variance over the picture's pixels contains the wall's own unevenness: take the variance of each pixel over the frames (dim 1), then average over pixels": _line(signal, stacks.flatten(1).var(1)),
         "you fitted the standard deviation; the straight line is that of the variance": _line(signal, stacks.std(1).mean((1, 2))),
         "these are intercept and slope in the wrong order: shot noise is the slope, read noise the intercept": right.flip(0)}
     for told, wrong in usual.items():
@@ -489,7 +488,7 @@ def check_nearest(
 ) -> str:  # praise
     "Lesson 5, exercise 1: nearness on a dial is counted in stops (powers of two)."
     steps = [1/250, 1/125, 1/60, 1/30, 1/15]
-    wanted = [1/22, 1/41, 1/87, 1/178, 1/1000, 1/5]
+    wanted = [1/33, 1/41, 1/44, 1/55, 1/1000, 1/5]
     right = torch.tensor([Steps(tuple(steps)).near(w)[0] for w in wanted], dtype=torch.float64)
     answer = numbers([ask(student, w, list(steps)) for w in wanted], (6,), "your choices")
     if any(min(abs(a - s) for s in steps) > 1e-9 for a in answer.tolist()): raise NotYet("your answer is not on the dial: return one of the steps")
@@ -498,7 +497,7 @@ def check_nearest(
         "nearest in 1/seconds favours the longer step: count in stops, by the logarithm": torch.tensor([min(steps, key=lambda s: abs(1/s - 1/w)) for w in wanted], dtype=torch.float64),
         "you always take the next shorter step; the longer one may be nearer": torch.tensor([max([s for s in steps if s <= w], default=steps[0]) for w in wanted], dtype=torch.float64),
         "you always take the next longer step; the shorter one may be nearer": torch.tensor([min([s for s in steps if s >= w], default=steps[-1]) for w in wanted], dtype=torch.float64),
-    }, f"for 1/22, 1/41, 1/87, 1/178, 1/1000 and 1/5 s you chose {', '.join(f'1/{1/a:.0f}' for a in answer)}; the nearest in stops are {', '.join(f'1/{1/a:.0f}' for a in right)}", 1e-6)
+    }, f"for 1/33, 1/41, 1/44, 1/55, 1/1000 and 1/5 s you chose {', '.join(f'1/{1/a:.0f}' for a in answer)}; the nearest in stops are {', '.join(f'1/{1/a:.0f}' for a in right)}", 1e-6)
     return "Light doubles from step to step, so half-way is the geometric mean."
 
 # %% ../nbs/55_course.ipynb #54-55-course
