@@ -4,8 +4,9 @@ import json
 import math
 import os
 import re
+import signal
+import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ import torch
 from nbclient import NotebookClient
 
 from debir_nb import course
-from debir_nb.camera import auto_exposure, to_shots
+from debir_nb.camera import Shot, auto_exposure, to_shots
 from debir_nb.capture_burst import seen_by_policy
 from debir_nb.core import FRAME_TIME, T_MIN, budget
 from debir_nb.simulator import timeline
@@ -53,8 +54,8 @@ def run(lesson, filled):
         title = TITLE.match(cell.source)
         if cell.cell_type == "code" and title: cell.source = filled[title[1]]
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(lesson.parent)}}).execute()
-    said = ["".join(out.get("data", {}).get("text/plain", "") + out.get("text", "") for out in cell.get("outputs", [])) for cell in notebook.cells if cell.cell_type == "code"]
-    return [line for text in said for line in text.splitlines() if line[:1] in "✓✗" and line]
+    said = [out.get("data", {}).get("text/plain", "") for cell in notebook.cells for out in cell.get("outputs", [])]
+    return [text for text in said if text.startswith(("✓", "✗"))]
 
 
 @pytest.fixture(scope="module")
@@ -86,20 +87,60 @@ def test_a_lesson_and_its_solutions_pose_the_same_three_exercises(path):
 
 @by_name(LESSONS)
 def test_an_empty_exercise_does_not_pass(path):
-    asked = [source for source in cells(path) if re.match(r"(\w+ = )?check_\w+\(\w+\)", source)]
+    asked = [found.groups() for found in map(re.compile(r"(?:\w+ = )?(check_\w+)\((\w+)\)").match, cells(path)) if found]
     assert len(asked) == 3
-    for source, check in zip(exercises(path).values(), asked):
-        name = re.search(r"check_\w+\((\w+)\)", check)[1]
-        space = {"torch": torch, "np": np, "math": math}
+    for source, (check, name) in zip(exercises(path).values(), asked):
+        space = {}
         exec(source, space)
-        verdict = getattr(course, check.split("check_")[1].split("(")[0].join(["check_", ""]))(space[name])
+        verdict = getattr(course, check)(space[name])
         assert not verdict and "in place of the dots" in verdict.message, verdict
 
 
 @by_name(LESSONS)
 def test_a_lesson_is_kept_with_its_exercises_open(path):
-    said = re.findall(r"[✓✗] (?:Right|Not yet)", json.dumps([cell.get("outputs") for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]], ensure_ascii=False))
+    outputs = [cell.get("outputs") for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    said = re.findall(r"[✓✗] (?:Right|Not yet)", json.dumps(outputs, ensure_ascii=False))
     assert said == ["✗ Not yet"]*3
+
+
+# Every command and code block runs
+
+def blocks(path):
+    "Fenced blocks in the text of a notebook: (language, code)."
+    return re.findall(r"^```(\w*)\n(.*?)^```", "\n".join(cells(path, "markdown")), re.MULTILINE | re.DOTALL)
+
+
+def test_all_code_of_lessons_and_guide_is_run():
+    for path in [*LESSONS, *SOLUTIONS]: assert not blocks(path), f"{path.name}: put code into cells, which the tests run"
+    assert [language for language, _ in blocks(GUIDE)] == ["bash"]
+    space = {}
+    for source in cells(GUIDE): exec(source, space)
+    assert [bool(space["check_stops"](answer)) for answer in (torch.log, torch.log2)] == [False, True]
+
+
+@pytest.mark.skipif(not (ROOT/".venv/bin/activate").exists(), reason="the guide's commands are for .venv, which is not there")
+def test_the_command_of_the_guide_opens_the_lessons(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"allow_root": True, "open_browser": False, "ip": "127.0.0.1", "port": port}
+    (tmp_path/"jupyter_server_config.json").write_text(json.dumps({"ServerApp": settings, "LabApp": settings, "IdentityProvider": {"token": "course"}}))
+    env = {**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path), "JUPYTER_DATA_DIR": str(tmp_path)}
+    (_, command), = blocks(GUIDE)
+    with open(tmp_path/"log", "w+") as log:
+        server = subprocess.Popen(["bash", "-e", "-c", command], cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
+        try:
+            for _ in range(240):
+                try:
+                    found = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/api/contents?token=course", timeout=10))
+                    break
+                except OSError: time.sleep(.5)
+                assert server.poll() is None, (tmp_path/"log").read_text()
+            names = {entry["name"] for entry in found["content"]}
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait()
+    assert {lesson.name for lesson in LESSONS} <= names
 
 
 # A usual mistake is named
@@ -186,7 +227,7 @@ def all_bursts(u):
     return torch.stack([a, 8 + (56 - a)*u[:, 1]], 1)[:, torch.tensor([0, 1])].where(u[:, :1] > .5, torch.stack([8 + (56 - a)*u[:, 1], a], 1))
 
 
-def step(move, through=lambda loss: loss, joint=False):
+def step(move, joint=False):
     def answer(policy, restorer, loss, lr):
         value = loss(policy, restorer)
         moved = [*policy.parameters(), *(restorer.parameters() if joint else [])]
@@ -199,7 +240,9 @@ def piled_up(policy, restorer, loss, lr):
     for p in policy.parameters(): p.data -= lr*p.grad
 
 
-def dial(key, steps_of=lambda steps, wanted: steps): return lambda wanted, steps: min(steps_of(steps, wanted) or [steps[0] if wanted < steps[0] else steps[-1]], key=lambda s: key(s, wanted))
+def dial(key, some=lambda steps, wanted: steps):
+    "The step with the least key, among some of them or, where these are none, among all."
+    return lambda wanted, steps: min(some(steps, wanted) or steps, key=lambda s: key(s, wanted))
 
 
 def stops(s, wanted): return abs(math.log2(s/wanted))
@@ -218,10 +261,10 @@ def nearest_gain(wanted, gains): return min(gains, key=lambda s: stops(s, wanted
 def take(previews=2, motion=True, meter=True, value=None, policy_of=lambda p: p, wrap=list, enter=True):
     def answer(camera, policy):
         def shoot():
-            from debir_nb.camera import Shot
             shot = auto_exposure(camera) if meter else Shot(1/120, 4.)
             seen = [camera.preview(shot) for _ in range(previews)]
-            inputs = list(seen_by_policy(seen[0], seen[-1])) if previews > 1 else [torch.full((1, 4, 8, 8), .1), torch.tensor([seen[-1].achieved.value*120]), torch.zeros(1)]
+            blind = [torch.full((1, 4, 8, 8), .1), torch.tensor([seen[-1].achieved.value*120]), torch.zeros(1)]
+            inputs = list(seen_by_policy(seen[0], seen[-1])) if previews > 1 else blind
             if not motion: inputs[2] = torch.zeros(1)
             times = policy(*inputs)[0].tolist()
             return wrap(camera.burst(to_shots(policy_of(times), value or seen[-1].achieved.value, camera.capabilities, tolerance=None)))
