@@ -12,10 +12,11 @@ STAGES := ^([_.]|[24][0-9]_|39_)
 # These show trained networks, which a clone has once they are released or `make run` has made them.
 TRAINED := ^(index|5[1-9]_)
 JOBS ?= 2
+SITE ?= site
 CAMERAS := $(addprefix tests/test_,camera_contract.py gphoto2.py v4l2.py camera_end_to_end.py camera_guest.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-camera test-browser export clean FORCE
+.PHONY: help run test test-camera test-browser docs export clean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -38,15 +39,21 @@ test: $(STAMP)  ## every test: the library's notebooks [JOBS=2 at a time], then 
 test-camera: $(STAMP)  ## the camera drivers, those of the kernel too, in a virtual machine (apt fetches it into .cache/)
 	@python -m pytest -q -m "guest or not guest" $(CAMERAS)
 
-test-browser: $(STAMP)  ## the explorers in JupyterLab, in Chromium (apt-get install chromium)
-	@python -m pytest -q -m browser tests/test_browser.py
+test-browser: $(STAMP)  ## the pages of `make docs` and everything else that is used in a browser, in Chromium (apt installs it, where it may)
+	@command -v chromium >/dev/null || [[ $$(id -u) != 0 ]] || { apt-get -qq update; apt-get -qq -y install chromium; } >/dev/null || true
+	@python -m pytest -q -m browser
+
+docs: $(STAMP)  ## every notebook and the library's reference as pages: site/html/index.html
+	@python docs/sources.py "$(SITE)/source"
+	@sphinx-build -q -W --keep-going -c docs -d "$(SITE)/doctrees" "$(SITE)/source" "$(SITE)/html"
+	@echo "open $(SITE)/html/index.html"
 
 export: $(STAMP)  ## notebooks to debir_nb/, then strip what does not belong in Git
 	@nbdev_export
 	@nbdev_clean
 
 clean:  ## remove caches and built pages; .venv, data and results stay
-	@rm -rf _proc _docs build dist *.egg-info .pytest_cache .ruff_cache nbs/.ipynb_checkpoints
+	@rm -rf _proc _docs site build dist *.egg-info .pytest_cache .ruff_cache nbs/.ipynb_checkpoints
 	@find debir_nb nbs tests -name __pycache__ -prune -exec rm -rf {} +
 
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(WANTED))
