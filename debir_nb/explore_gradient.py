@@ -92,7 +92,7 @@ class Gradient(Explorer):
     ) -> Scene:  # whose curve is drawn
         "Compute and draw the curve of a choice, once, a point at a time."
         key = photograph, speed, gain, frame
-        scene = self.curves[key][0] if key in self.curves else unseen_scene(photograph, speed, 48)
+        scene = self.curves[key][0] if key in self.curves else unseen_scene(photograph, speed, 40)  # small: the way back through the restorer takes twice as long as the way there
         if key not in self.curves:
             points, self.bar.value = [], 0
             for vector in self.exposures(frame, self.TICKS):
