@@ -73,7 +73,7 @@ class BeatBAENet(Explorer):
         self.titles = [ax.set_title("\n", fontsize=9) for ax in axes]
         for ax in axes: ax.axis("off")
         ax = below.subplots()
-        ax.set(xlim=(0, 149/1.92), ylim=(3.6, -.6), yticks=range(4), yticklabels=self.PLAYERS, xlabel="time since the burst began (ms)", title="when each frame is open")
+        ax.set(xlim=(0, 80), ylim=(3.6, -.6), yticks=range(4), yticklabels=self.PLAYERS, xlabel="time since the burst began (ms)", title="when each frame is open")
         self.bars = [[ax.add_patch(Rectangle((0, y - .35), 0, .7, color=colour)) for colour in COLOURS] for y in range(4)]
         return figure, [*self.images, *self.titles, *sum(self.bars, [])]
 

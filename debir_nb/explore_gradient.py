@@ -53,7 +53,7 @@ class Gradient(Explorer):
         restorer: nn.Module,  # (frames, noise_std) -> restored; its parameters are frozen
     ) -> None:
         "Compute the first curve and draw it."
-        self.restorer, self.curves, self.visited = restorer.requires_grad_(False), {}, []
+        self.restorer, self.curves, self.drawn, self.visited = restorer.requires_grad_(False), {}, None, []
         self.bar = IntProgress(0, 0, len(self.TICKS), description="curve", layout=Layout(width="290px"))
         super().__init__(LiveFigure(*self._figure()), self.show, t=FloatSlider(12, min=8, max=64, step=.25, description="t (ticks)"), rate=FloatLogSlider(3e4, base=10, min=3, max=6, description="rate η"),
                          frame=Dropdown(options=[1, 2, 3, 4], description="frame"), speed=Dropdown(options=SPEEDS, value=1.0, description="motion"), gain=Dropdown(options=[512, 700, 1024], value=700, description="gain g_p"),
@@ -92,14 +92,15 @@ class Gradient(Explorer):
     ) -> Scene:  # whose curve is drawn
         "Compute and draw the curve of a choice, once, a point at a time."
         key = photograph, speed, gain, frame
-        scene = self.curves[key][0] if key in self.curves else unseen_scene(photograph, speed, 48)
+        scene = self.curves[key][0] if key in self.curves else unseen_scene(photograph, speed, 40)  # small: the way back through the restorer takes twice as long as the way there
         if key not in self.curves:
             points, self.bar.value = [], 0
             for vector in self.exposures(frame, self.TICKS):
                 with torch.no_grad(): points.append(100*losses(self.restorer, scene, vector[None], gain)[0].item())
                 self.bar.value += 1
             self.curves[key] = scene, points
-        if (self.curve.get_ydata() != self.curves[key][1]) if len(self.curve.get_ydata()) else True:
+        if key != self.drawn:
+            self.drawn = key
             self.visited.clear()
             self.curve.set_data(self.TICKS, self.curves[key][1])
             low, high = min(self.curves[key][1]), max(self.curves[key][1])

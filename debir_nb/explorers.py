@@ -153,7 +153,7 @@ class Explorer(VBox):
         self.live, self.draw, self.controls, self.seconds = live, draw, controls, []
         self.picture, self.number = Image(format="png", layout=Layout(max_width="100%", object_fit="contain")), HTML()
         self.panel = VBox([*controls.values()], layout=Layout(min_width="300px"))
-        super().__init__([HBox([self.panel, VBox([self.picture, self.number])], layout=Layout(flex_flow="row wrap", align_items="flex-start"))])
+        super().__init__([HBox([self.panel, VBox([self.number, self.picture])], layout=Layout(flex_flow="row wrap", align_items="flex-start"))])
         for control in controls.values(): control.observe(self.update, "value")
         self.update()
 
