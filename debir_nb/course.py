@@ -105,14 +105,13 @@ class Verdict:
 
 # %% ../nbs/55_course.ipynb #15-55-course
 def self_check(
-    judge: Callable[..., str],  # (answer) -> praise; raises NotYet
-) -> Callable[..., Verdict]:  # (answer) -> verdict
+    judge: Callable,  # (answer) -> praise; raises NotYet
+) -> Callable:  # (answer) -> Verdict
     "Make a verdict of what a judge says."
     @functools.wraps(judge)
     def judged(*answer):
         try: return Verdict(True, judge(*answer))
         except NotYet as wrong: return Verdict(False, str(wrong))
-    judged.__annotations__["return"] = Verdict
     return judged
 
 # %% ../nbs/55_course.ipynb #17-55-course
@@ -360,7 +359,7 @@ class _OneKnob(nn.Module):
         return (self.knob*FRAME_TIME).expand(len(gain), 2)
 
 # %% ../nbs/55_course.ipynb #41-55-course
-def _first_frame(
+def _mixture(
     burst: Burst,  # as the simulator made it
     motion: Float[Tensor, "b"],  # m_p, px; not used
 ) -> Float[Tensor, "b c h w"]:  # a restored image
@@ -375,27 +374,20 @@ def check_loss(
     "Lesson 3, exercise 2: the restoration loss of a policy through the simulator (paper, Eq. 13)."
     scenes, simulator, policy, gain = moving_scenes(("coffee",), 4, 3), Simulator(), _OneKnob(), torch.tensor([550., 700., 850., 1000.])
     light, motion = scenes.light(torch.arange(4)), scenes.motion
-    answer = ask(student, policy, _first_frame, simulator, light, gain, motion, generator(1))
+    answer = ask(student, policy, _mixture, simulator, light, gain, motion, generator(1))
     if not policy.asked: raise NotYet("the policy is never asked: call policy(preview, gain, motion)")
     if torch.equal(torch.as_tensor(policy.asked[0][1]).detach(), motion) and torch.equal(torch.as_tensor(policy.asked[0][2]).detach(), gain): raise NotYet("gain and motion are swapped: a policy takes (preview, gain, motion)")
     if not torch.is_tensor(answer) or answer.ndim: raise NotYet(f"one number is wanted, a scalar tensor; yours {'has shape ' + str(tuple(answer.shape)) if torch.is_tensor(answer) else 'is a ' + type(answer).__name__}: take the mean over everything, and keep it a tensor")
-    def parts(seed_first):
-        draws = generator(1)
-        preview = simulator.previews(light, gain, draws)[1] if seed_first else None
-        taken = simulator.burst(light, policy(preview, gain, motion), gain, draws)
-        return _first_frame(taken, motion), simulator.target(light), taken.frames
-    value, found = numbers(answer, (), "the loss"), []
-    for seed_first in (True, False):  # with or without a preview taken from the same draws
-        restored, target, frames = parts(seed_first)
-        found.append((restored - target).abs().mean())
-        told = {"you compare with the first *noisy* frame; the truth is simulator.target(light)": (restored - frames[:, 0]).abs().mean(),
-                "you compare the first frame itself with the truth; the restored image is what counts": (frames[:, 0] - target).abs().mean(),
-                "that is the squared error; the paper's loss is the mean *absolute* error (Eq. 13)": (restored - target).square().mean(),
-                "you sum; take the mean, so that the loss does not depend on the number of pixels": (restored - target).abs().sum(),
-                "that is the mean *signed* error, in which bright and dark errors cancel: take absolute values": (restored - target).mean()}
-        for message, wrong in told.items():
-            if abs(value - wrong) < 1e-5*abs(wrong): raise NotYet(message)
-    if min(abs(value - right.item()) for right in found) > 1e-5: raise NotYet(f"the loss is {value:.5f}, expected {found[0]:.5f}: expose the light with the policy's times (draws as the generator), restore, and compare with simulator.target(light)")
+    value, target = numbers(answer, (), "the loss"), simulator.target(light)
+    taken = simulator.burst(light, policy(None, gain, motion), gain, generator(1))
+    restored, first = _mixture(taken, motion), taken.frames[:, 0]
+    compare(value, (restored - target).abs().mean(), {
+        "you compare with the first *noisy* frame; the truth is simulator.target(light)": (restored - first).abs().mean(),
+        "you compare the first frame itself with the truth; the restored image is what counts": (first - target).abs().mean(),
+        "that is the squared error; the paper's loss is the mean *absolute* error (Eq. 13)": (restored - target).square().mean(),
+        "you sum; take the mean, so that the loss does not depend on the number of pixels": (restored - target).abs().sum(),
+        "that is the mean *signed* error, in which bright and dark errors cancel: take absolute values": (restored - target).mean(),
+    }, f"the loss is {value:.5f}, expected {(restored - target).abs().mean():.5f}: expose the light with the policy's times (with draws, used for nothing else), restore, and compare with simulator.target(light)", 1e-5)
     if not answer.requires_grad: raise NotYet("the value is right, but no gradient comes back to the policy: something cuts it, such as detach(), no_grad() or item()")
     slope = torch.autograd.grad(answer, policy.knob, allow_unused=True)[0]
     if slope is None: raise NotYet("the value is right, but no gradient comes back to the policy: its exposure times are detached on their way into the simulator")
@@ -434,8 +426,8 @@ def check_draws(
     if ticks.sum(1).max() > t_u + 1e-3: raise NotYet(f"one burst sums to {ticks.sum(1).max():.1f} ticks, over the budget of {t_u:.0f}: draw such a burst again, or draw the second time from what the first leaves")
     if (ticks.std(0) < 1e-3).all(): raise NotYet("every burst is the same: the restorer would be prepared for that one alone")
     if ticks.sum(1).std() < 1: raise NotYet("every burst uses the same total: the restorer never sees two short frames, and will punish a policy that tries them")
-    if (ticks[:, 0] <= ticks[:, 1]).all() or (ticks[:, 0] >= ticks[:, 1]).all(): raise NotYet("the frames are always in the same order: the restorer learns that order, and the policy will find no other")
     if (ticks[:, 0] - ticks[:, 1]).abs().max() < 1e-3: raise NotYet("both frames always have the same exposure: draw them independently")
+    if (ticks[:, 0] <= ticks[:, 1]).all() or (ticks[:, 0] >= ticks[:, 1]).all(): raise NotYet("the frames are always in the same order: the restorer learns that order, and the policy will find no other")
     if ticks.max() < 48 or ticks.min() > 12: raise NotYet(f"your exposures span {ticks.min():.0f} to {ticks.max():.0f} ticks; a policy may ask for anything from 8 to 56")
     again = numbers(ask(student, 2000, generator(4)), (2000, 2))
     if not torch.equal(times, again): raise NotYet("two calls with the same generator differ: draw from `draws` alone, so that a run can be repeated")
@@ -462,10 +454,9 @@ def check_step(
     student: Callable,  # (policy, restorer, loss, lr) -> anything; changes the policy in place
 ) -> str:  # praise
     "Lesson 4, exercise 3: a gradient step on the policy alone, through a frozen restorer (paper, Sec. 5.3)."
-    torch_state = torch.random.get_rng_state()
-    torch.manual_seed(0)
-    policy, restorer = nn.Linear(2, 2), nn.Linear(2, 1)
-    torch.random.set_rng_state(torch_state)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        policy, restorer = nn.Linear(2, 2), nn.Linear(2, 1)
     x = torch.tensor([[1., 2.], [3., -1.]])
     def loss(policy, restorer): return (restorer(policy(x)) - 1).square().mean()
     before, fixed = ([p.detach().clone() for p in m.parameters()] for m in (policy, restorer))

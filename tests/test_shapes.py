@@ -101,6 +101,13 @@ def take_burst(folder):
     assert len(taken.frames) == 4
 
 
+def attend_course():
+    "Scenes and self-checks of the lessons."
+    from debir_nb.course import check_loss, check_photon_transfer, check_take, moving_scenes
+    assert len(moving_scenes(("coffee",), 5, 0).motion) == 5
+    for check in (check_loss, check_photon_transfer, check_take): assert not check(lambda *given: ...)
+
+
 def main():
     from jaxtyping import TypeCheckError, install_import_hook
     with install_import_hook("debir_nb", "beartype.beartype"):
@@ -111,6 +118,7 @@ def main():
         develop_photo(Path(folder))
         take_burst(Path(folder))
     calibrate()
+    attend_course()
     try: debir_nb.degradation.burst_gains(torch.ones(2, 2), torch.ones(3))
     except TypeCheckError: return
     raise AssertionError("the check is not switched on")
