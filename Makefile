@@ -13,7 +13,7 @@ JOBS ?= 2
 CAMERAS := $(addprefix tests/test_,camera_contract.py gphoto2.py v4l2.py camera_end_to_end.py camera_guest.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-camera export clean FORCE
+.PHONY: help run test test-camera bench export clean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,10 @@ test: $(STAMP)  ## every test: the library's notebooks [JOBS=2 at a time], then 
 
 test-camera: $(STAMP)  ## the camera drivers, those of the kernel too, in a virtual machine (apt fetches it into .cache/)
 	@python -m pytest -q -m "guest or not guest" $(CAMERAS)
+
+bench: $(STAMP)  ## speed and memory against the plain forms and the machine's limits, into results/benchmarks.json [BENCH="-k burst"]
+	@cd tests/benchmarks && OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \
+	    python -m pytest -q -s -c bench.ini $(BENCH)
 
 export: $(STAMP)  ## notebooks to debir_nb/, then strip what does not belong in Git
 	@nbdev_export
