@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['PREVIEW_GAINS', 'MOTION_MAX', 'MOBILENET_V2', 'normalise_gain', 'normalise_motion', 'stack_inputs',
-           'InvertedResidual', 'MobileNetV2', 'bounded_softmax', 'published_bounded_softmax', 'bounded_exposures',
-           'published_exposures', 'check_inputs', 'BAENet', 'export_onnx', 'recalibrate_batchnorm', 'freeze_batchnorm']
+           'InvertedResidual', 'MobileNetV2', 'cut_tiles', 'TiledMobileNetV2', 'bounded_softmax',
+           'published_bounded_softmax', 'bounded_exposures', 'published_exposures', 'check_inputs', 'BAENet',
+           'export_onnx', 'recalibrate_batchnorm', 'freeze_batchnorm']
 
 # %% ../nbs/10_baenet.ipynb #02-10-baenet
 import contextlib, copy, logging, os, warnings
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .core import FRAME_TIME, T_MIN, atomic, budget, check, check_finite, optional
@@ -106,6 +107,55 @@ class MobileNetV2(nn.Module):
         return self.classifier(self.features(x).mean((2, 3)))
 
 # %% ../nbs/10_baenet.ipynb #25-10-baenet
+def _lines(
+    have: int,  # px along one side
+    tile: int,  # px of a tile along it
+) -> Int[Tensor, "k s"]:  # positions of the px of every tile; s = min(tile, have)
+    "The fewest tiles that cover a side, evenly spread."
+    tile = min(tile, have)
+    k = -(-have//tile)
+    return torch.arange(k)[:, None]*(have - tile)//max(k - 1, 1) + torch.arange(tile)
+
+# %% ../nbs/10_baenet.ipynb #26-10-baenet
+def cut_tiles(
+    x: Float[Tensor, "b c h w"],  # any unit
+    size: tuple[int, int],  # height and width of a tile, px; a smaller picture is one tile
+) -> Float[Tensor, "b k c s_h s_w"]:  # the tiles, row by row
+    "Cut pictures into tiles of one size that cover them; neighbours overlap where the size leaves a remainder."
+    rows, columns = (_lines(have, tile).to(x.device) for have, tile in zip(x.shape[2:], size))
+    return x[:, :, rows][..., columns].permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+
+# %% ../nbs/10_baenet.ipynb #29-10-baenet
+class TiledMobileNetV2(MobileNetV2):
+    "MobileNetV2 that in evaluation looks at a larger picture tile by tile, in the size that it was trained on."
+    tile: tuple[int, int] | None = None  # height and width of the last pictures seen in training, px; None: not known, any picture is taken whole
+
+    def forward(self,
+        x: Float[Tensor, "b c h w"],  # any size
+    ) -> Float[Tensor, "b m"]:  # logits, their mean over the tiles
+        "Logits; in training mode the size of `x` is remembered."
+        if self.training: self.tile = tuple(x.shape[2:])
+        if self.training or self.tile in (None, x.shape[2:]): return super().forward(x)
+        tiles = cut_tiles(x, self.tile)
+        flat = tiles.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # many small pictures are convolved faster so
+        return super().forward(flat).unflatten(0, tiles.shape[:2]).mean(1)
+
+    def get_extra_state(self) -> Int[Tensor, "2"]:  # the tile; zeros where it is not known
+        "What `state_dict` keeps beside the weights."
+        return torch.tensor(self.tile or (0, 0))
+
+    def set_extra_state(self,
+        state: Int[Tensor, "2"],  # by `get_extra_state`
+    ) -> None:
+        "Take the tile over from a state dict."
+        self.tile = tuple(state.tolist()) if state.any() else None
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        "As every module, but weights that come without a tile have an unknown one."
+        state_dict.setdefault(prefix + "_extra_state", torch.zeros(2, dtype=torch.long))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+# %% ../nbs/10_baenet.ipynb #33-10-baenet
 def bounded_softmax(
     logits: Float[Tensor, "*b m"],  # f_i, m = n + 1, any real numbers
     minimum: float,  # epsilon: the least any part may be, in [0, 1/m)
@@ -115,7 +165,7 @@ def bounded_softmax(
     check(0 <= minimum*m < 1, f"minimum is {minimum}: {m} parts of at least that need 0 <= minimum < {1/m:.4g}")
     return minimum + (1 - m*minimum)*logits.softmax(-1)
 
-# %% ../nbs/10_baenet.ipynb #29-10-baenet
+# %% ../nbs/10_baenet.ipynb #37-10-baenet
 def published_bounded_softmax(
     logits: Float[Tensor, "*b m"],  # f_i, m = n + 1, any real numbers
     minimum: float,  # the least that any of the first n parts may be, in [0, 1/n)
@@ -126,7 +176,7 @@ def published_bounded_softmax(
     parts = (1 - n*minimum)*logits.softmax(-1)
     return torch.cat([parts[..., :n] + minimum, parts[..., n:]], -1)
 
-# %% ../nbs/10_baenet.ipynb #32-10-baenet
+# %% ../nbs/10_baenet.ipynb #40-10-baenet
 def bounded_exposures(
     logits: Float[Tensor, "b m"],  # f_i, m = n + 1
 ) -> Float[Tensor, "b n"]:  # t_i, s: each in [t_min, t_u - n t_min], their sum at most t_u - t_min
@@ -135,7 +185,7 @@ def bounded_exposures(
     t_u = budget(n)
     return t_u*bounded_softmax(logits, T_MIN/t_u)[:, :n]
 
-# %% ../nbs/10_baenet.ipynb #33-10-baenet
+# %% ../nbs/10_baenet.ipynb #41-10-baenet
 def published_exposures(
     logits: Float[Tensor, "b m"],  # f_i, m = n + 1
 ) -> Float[Tensor, "b n"]:  # t_i, s: each in [t_min, t_u - (n - 1) t_min], their sum at most t_u
@@ -144,7 +194,7 @@ def published_exposures(
     frames = round(budget(n)/FRAME_TIME) - 7*n
     return FRAME_TIME*(7 + frames*published_bounded_softmax(logits, 1/frames)[:, :n])
 
-# %% ../nbs/10_baenet.ipynb #38-10-baenet
+# %% ../nbs/10_baenet.ipynb #46-10-baenet
 def check_inputs(
     preview: Float[Tensor, "b c h w"] | None,  # linear packed RAW or linear RGB in [0, 1]
     gain: Float[Tensor, "b"],  # g_p, 1
@@ -158,7 +208,7 @@ def check_inputs(
         check(x.shape == preview.shape[:1], f"{name} has shape {tuple(x.shape)}: pass one number per preview, shape ({len(preview)},)")
     for name, x in (("preview", preview), ("gain", gain), ("motion", motion)): check_finite(name, x)
 
-# %% ../nbs/10_baenet.ipynb #39-10-baenet
+# %% ../nbs/10_baenet.ipynb #47-10-baenet
 class BAENet(nn.Module):
     "Burst auto-exposure network: MobileNetV2 and a bounded softmax (paper, Sec. 4.1; published code). `ValueError` for n_frames or preview_channels that make no sense."
     def __init__(self,
@@ -170,7 +220,7 @@ class BAENet(nn.Module):
         check(n_frames >= 1, f"n_frames is {n_frames}: a burst needs at least one frame")
         check(preview_channels in (3, 4), f"preview_channels is {preview_channels}: use 4 (packed RAW) or 3 (linear RGB)")
         self.preview_channels, self.head = preview_channels, head
-        self.mobilenet = MobileNetV2(preview_channels + 2, n_frames + 1)
+        self.mobilenet = TiledMobileNetV2(preview_channels + 2, n_frames + 1)
         for m in self.modules():
             if isinstance(m, (nn.Conv2d, nn.Linear)): nn.init.xavier_uniform_(m.weight, gain=0.1 if isinstance(m, nn.Linear) else 1.0)
             if isinstance(m, InvertedResidual) and m.residual: nn.init.zeros_(m.conv[-1].weight)
@@ -181,7 +231,7 @@ class BAENet(nn.Module):
         gain: Float[Tensor, "b"],  # g_p = ISO/100 of the preview, 1
         motion: Float[Tensor, "b"],  # m_p, px
     ) -> Float[Tensor, "b n"]:  # exposure times t_i, s
-        "Exposure times of the next burst. `ValueError` as `check_inputs`."
+        "Exposure times of the next burst, from all tiles of the preview in evaluation mode. `ValueError` as `check_inputs`."
         check_inputs(preview, gain, motion, self.preview_channels)
         return self.head(self.mobilenet(stack_inputs(preview, gain, motion)))
 
@@ -190,7 +240,7 @@ class BAENet(nn.Module):
     ) -> None:
         """Start from ImageNet weights: R, G, B filters go to the preview's channels (each G of a packed RAW gets half), the motion and gain filters and the classifier stay.
         `ValueError` when `state_dict` is not MobileNetV2's. The batch statistics belong to other images: see `recalibrate_batchnorm`."""
-        own, first = self.mobilenet.state_dict(), "features.0.0.weight"
+        own, first = dict([*self.mobilenet.named_parameters(), *self.mobilenet.named_buffers()]), "features.0.0.weight"
         new = {k: v for k, v in state_dict.items() if not k.startswith("classifier.")}
         check(new.keys() == {k for k in own if not k.startswith("classifier.")} and new[first].shape == (32, 3, 3, 3)
               and all(v.shape == own[k].shape for k, v in new.items() if k != first),
@@ -200,7 +250,7 @@ class BAENet(nn.Module):
         new[first] = torch.cat([spread.to(own[first]), own[first][:, self.preview_channels:]], 1)
         self.mobilenet.load_state_dict({**own, **new})
 
-# %% ../nbs/10_baenet.ipynb #42-10-baenet
+# %% ../nbs/10_baenet.ipynb #50-10-baenet
 class _Arithmetic(nn.Module):
     "BAENet without the checks of its input, which cannot be traced."
     def __init__(self, net):
@@ -211,7 +261,7 @@ class _Arithmetic(nn.Module):
         "As `BAENet.forward`."
         return self.net.head(self.net.mobilenet(stack_inputs(preview, gain, motion)))
 
-# %% ../nbs/10_baenet.ipynb #43-10-baenet
+# %% ../nbs/10_baenet.ipynb #51-10-baenet
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
     "Silence what the exporter says of its own code and of packages that it does not need."
@@ -224,24 +274,26 @@ def _quiet_exporter() -> Iterator[None]:
             yield
     finally: log.setLevel(level)
 
-# %% ../nbs/10_baenet.ipynb #44-10-baenet
+# %% ../nbs/10_baenet.ipynb #52-10-baenet
 def export_onnx(
     net: BAENet,  # trained; its statistics are frozen in the file
     path: str | os.PathLike,  # .onnx, written wholly or not at all
     opset: int = 18,  # version of ONNX's operators, 18 or later
 ) -> None:
     """Write BAENet for other runtimes: inputs preview (b, c, h, w), gain (b,), motion (b,), output exposures (b, n) in s; b, h and w are free.
+    Of a trained network, h and w are those of its tile: give the tiles of a larger preview (`cut_tiles`) as a batch and take the mean of their exposures, which keeps the bounds.
     `ImportError` without the extra `onnx`, `ValueError` for an opset below 18 (ONNX 1.18)."""
     check(opset >= 18, f"opset is {opset}: the exporter writes 18 or later")
     for package in ("onnx", "onnxscript"): optional(package, "onnx")
     b, h, w = (torch.export.Dim(name, min=low) for name, low in (("b", 1), ("h", 32), ("w", 32)))
-    example = torch.rand(2, net.preview_channels, 64, 96), torch.tensor([512., 800.]), torch.tensor([1., 5.])
+    tile = net.mobilenet.tile
+    example = torch.rand(2, net.preview_channels, *(tile or (64, 96))), torch.tensor([512., 800.]), torch.tensor([1., 5.])
     still = _Arithmetic(copy.deepcopy(net).cpu()).eval()  # the network itself keeps its mode, frozen statistics included
     with atomic(path) as temporary, _quiet_exporter():
         torch.onnx.export(still, example, temporary, opset_version=opset, input_names=["preview", "gain", "motion"], output_names=["exposures"],
-                          dynamic_shapes={"preview": {0: b, 2: h, 3: w}, "gain": {0: b}, "motion": {0: b}}, dynamo=True, external_data=False, verbose=False)
+                          dynamic_shapes={"preview": {0: b} if tile else {0: b, 2: h, 3: w}, "gain": {0: b}, "motion": {0: b}}, dynamo=True, external_data=False, verbose=False)
 
-# %% ../nbs/10_baenet.ipynb #54-10-baenet
+# %% ../nbs/10_baenet.ipynb #62-10-baenet
 def _batchnorms(
     model: nn.Module,  # any network
 ) -> list[nn.Module]:  # its batch normalisations
@@ -250,7 +302,7 @@ def _batchnorms(
     check(bool(layers), f"model ({type(model).__name__}) has no batch normalisation: there is nothing to do")
     return layers
 
-# %% ../nbs/10_baenet.ipynb #55-10-baenet
+# %% ../nbs/10_baenet.ipynb #63-10-baenet
 def recalibrate_batchnorm(
     model: nn.Module,  # changed in place, left in evaluation mode
     run: Callable,  # run() passes representative batches through the model; what it returns is ignored
@@ -270,7 +322,7 @@ def recalibrate_batchnorm(
         model.eval()
     check(all(m.num_batches_tracked > 0 for m in layers), "run passed no batch through the model: call model(...) in it")
 
-# %% ../nbs/10_baenet.ipynb #58-10-baenet
+# %% ../nbs/10_baenet.ipynb #66-10-baenet
 def freeze_batchnorm(
     model: nn.Module,  # changed in place
 ) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .baenet import PREVIEW_GAINS, BAENet, MobileNetV2, check_inputs, published_exposures, stack_inputs
+from .baenet import PREVIEW_GAINS, BAENet, TiledMobileNetV2, check_inputs, published_exposures, stack_inputs
 from .core import FRAME_TIME, budget, check
 
 # %% ../nbs/13b_learned_policies.ipynb #05-13b-learned-policies
@@ -53,7 +53,7 @@ class ActiveSL(nn.Module):
         super().__init__()
         check(n_frames == 2, f"n_frames is {n_frames}: Active S-L takes a short and a long frame; use 2")
         self.register_buffer("pairs", exposure_pairs(), persistent=False)
-        self.mobilenet = MobileNetV2(6, len(self.pairs))
+        self.mobilenet = TiledMobileNetV2(6, len(self.pairs))
 
     def logits(
         self,

@@ -59,9 +59,9 @@ def _set_weights(
     state: dict,  # name -> tensor
     path: Path,  # where the state came from, for the message
 ) -> None:
-    "Copy `state` into `model`; `ValueError` names the first parameter that is missing, surplus or of another shape."
+    "Copy `state` into `model`; `ValueError` names the first parameter that is missing, surplus or of another shape. Extra state, such as the size of BAENet's tiles, may be missing: then it is not known."
     own = model.state_dict()
-    for name in own: check(name in state, f"{path} has no {name}: it was written by another network than {type(model).__name__}")
+    for name in own: check(name in state or name.endswith("_extra_state"), f"{path} has no {name}: it was written by another network than {type(model).__name__}")
     for name, value in state.items():
         check(name in own, f"{path} holds {name}, which {type(model).__name__} does not have: build the network that wrote it")
         check(value.shape == own[name].shape, f"{path}: {name} has shape {tuple(value.shape)}, the network needs {tuple(own[name].shape)}: "

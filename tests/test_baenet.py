@@ -10,8 +10,10 @@ from torch import nn
 from debir_nb.baenet import (
     BAENet,
     MobileNetV2,
+    TiledMobileNetV2,
     bounded_exposures,
     bounded_softmax,
+    cut_tiles,
     export_onnx,
     freeze_batchnorm,
     normalise_gain,
@@ -21,6 +23,7 @@ from debir_nb.baenet import (
     stack_inputs,
 )
 from debir_nb.core import FRAME_TIME, T_MIN, budget
+from debir_nb.training import load_weights, save_weights
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "baenet_published.npz"
 
@@ -181,10 +184,53 @@ def test_batchnorm_helpers_refuse_networks_without_it_and_empty_runs():
     with pytest.raises(ValueError, match="passed no batch"): recalibrate_batchnorm(nn.Sequential(nn.BatchNorm2d(2)), lambda: None)
 
 
+# Larger previews
+
+@pytest.mark.parametrize("h, w, size, k", [(32, 32, (32, 32), 1), (128, 128, (32, 32), 16), (33, 70, (32, 32), 6), (20, 100, (32, 48), 3), (65, 64, (64, 64), 2)])
+def test_tiles_cover_the_picture_evenly(h, w, size, k):
+    x = torch.arange(float(h*w)).reshape(1, 1, h, w)
+    tiles = cut_tiles(x, size)
+    assert tiles.shape == (1, k, 1, min(h, size[0]), min(w, size[1])) and set(tiles.flatten().tolist()) == set(range(h*w))
+    corners = tiles[0, :, 0, 0, 0].long()
+    for starts in (corners.div(w, rounding_mode="floor").unique(), (corners % w).unique()):
+        steps = starts.diff()
+        assert len(steps) == 0 or steps.max() - steps.min() <= 1
+
+
+def test_a_trained_network_answers_large_previews_as_it_does_their_tiles(inputs):
+    torch.manual_seed(1)
+    net = BAENet()
+    for p in net.parameters(): p.data.add_(0.05 * torch.randn_like(p))
+    net.train()(*inputs)
+    recalibrate_batchnorm(net, lambda: net(*inputs))
+    assert net.mobilenet.tile == (32, 32)
+    large, gain, motion = torch.rand(2, 4, 64, 96), torch.tensor([600.0, 900.0]), torch.tensor([1.0, 4.0])
+    with torch.no_grad():
+        t = net(large, gain, motion)
+        logits = torch.stack([net.mobilenet(stack_inputs(large[..., y:y + 32, x:x + 32], gain, motion)) for y in (0, 32) for x in (0, 32, 64)]).mean(0)
+        assert torch.allclose(t, net.head(logits), rtol=1e-4) and t.min() >= T_MIN and (t.sum(1) <= budget(4) + 1e-6).all()
+        assert torch.allclose(net(large.tile(1, 1, 2, 2), gain, motion), t, rtol=1e-4)
+        net.mobilenet.tile = None
+        assert not torch.allclose(net(large, gain, motion), t, rtol=1e-2)
+
+
+def test_the_tile_travels_with_the_weights_and_old_weights_have_none(tmp_path):
+    net = TiledMobileNetV2(4, 2)
+    assert net.tile is None
+    net(torch.rand(2, 4, 32, 48))
+    net.eval()(torch.rand(1, 4, 64, 64))
+    assert net.tile == (32, 48)
+    save_weights(net, tmp_path / "new.pt")
+    assert load_weights(TiledMobileNetV2(4, 2), tmp_path / "new.pt").tile == (32, 48)
+    save_weights(MobileNetV2(4, 2), tmp_path / "old.pt")
+    assert load_weights(net, tmp_path / "old.pt").tile is None
+    with pytest.raises(ValueError, match="_extra_state, which MobileNetV2 does not have"): load_weights(MobileNetV2(4, 2), tmp_path / "new.pt")
+
+
 # Out of Python
 
-@pytest.mark.parametrize("opset, channels, n", [(18, 4, 4), (20, 3, 2)])
-def test_onnx_runtime_gives_the_same_exposures_at_any_size(tmp_path, opset, channels, n):
+@pytest.mark.parametrize("opset, channels, n, tile", [(18, 4, 4, None), (20, 3, 2, None), (18, 4, 4, (32, 32))])
+def test_onnx_runtime_gives_the_same_exposures_at_any_size(tmp_path, opset, channels, n, tile):
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)
@@ -192,11 +238,12 @@ def test_onnx_runtime_gives_the_same_exposures_at_any_size(tmp_path, opset, chan
     for p in net.parameters(): p.data.add_(0.02 * torch.randn_like(p))
     recalibrate_batchnorm(net, lambda: net(torch.rand(8, channels, 48, 48), 512 + 512 * torch.rand(8), 10 * torch.rand(8)))
     net.train()
+    net.mobilenet.tile = tile
     export_onnx(net, tmp_path / "baenet.onnx", opset)
     assert net.training and [f.name for f in tmp_path.iterdir()] == ["baenet.onnx"]
     assert onnx.load(tmp_path / "baenet.onnx").opset_import[0].version == opset
     session = runtime.InferenceSession(tmp_path / "baenet.onnx")
-    for b, h, w in ((1, 128, 128), (3, 64, 96), (2, 37, 51)):
+    for b, h, w in ((3, *tile),) if tile else ((1, 128, 128), (3, 64, 96), (2, 37, 51)):
         inputs = torch.rand(b, channels, h, w), 400 + 800 * torch.rand(b), 12 * torch.rand(b)
         answer, = session.run(None, dict(zip(("preview", "gain", "motion"), (x.numpy() for x in inputs))))
         with torch.no_grad(): want = net.eval()(*inputs)

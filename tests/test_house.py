@@ -20,6 +20,7 @@ from debir_nb.pipeline import MARKS, readme_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT/"nbs").glob("[!.]*.ipynb"))
+COURSE = sorted((ROOT/"nbs"/"course").rglob("[!.]*.ipynb"))  # lessons and solutions: they import from everywhere, nothing imports from them
 MODULES = sorted(path for path in (ROOT/"debir_nb").glob("*.py") if not path.name.startswith("_"))
 UNPINNED = {"torchvision", "pyiqa"}  # must match the machine's build of torch
 STAGE = re.compile(r"[24]\d_|39_")  # what the Makefile keeps out of nbdev_test
@@ -83,11 +84,18 @@ def tracked():
 
 # Notebooks
 
-@by_name(NOTEBOOKS)
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *COURSE], ids=lambda path: path.relative_to(ROOT/"nbs").as_posix())
 def test_a_notebook_opens_with_title_and_promise(path):
     first = cells(path)[0]
     title, *rest = [line for line in "".join(first["source"]).splitlines() if line.strip()]
     assert first["cell_type"] == "markdown" and title.startswith("# ") and rest[0].startswith("> ")
+
+
+@pytest.mark.parametrize("path", COURSE, ids=lambda path: path.relative_to(ROOT/"nbs").as_posix())
+def test_the_course_says_what_you_will_learn_and_exports_nothing(path):
+    opening, rest = "".join(cells(path)[0]["source"]), "".join("".join(cell["source"]) for cell in cells(path)[1:])
+    assert opening.split("You will learn\n\n")[1].split("\n\n")[0].count("\n- ") == 2 and "See also: " in opening
+    assert not re.search(r"^#\| *(default_exp|exports?)\b", rest, re.MULTILINE) and (path.parent/".notest").exists()
 
 
 @by_name(NOTEBOOKS)
@@ -253,7 +261,7 @@ def test_conda_repeats_nothing():
     assert packages == {"pip": ["-c constraints.txt", "-e .[dev]"]}
 
 
-@by_name([*MODULES, *NOTEBOOKS])
+@by_name([*MODULES, *NOTEBOOKS, *COURSE])
 def test_imports_are_stated(path):
     dists = importlib.metadata.packages_distributions()
     allowed = {canonicalize_name(requirement.name) for requirement in stated()} | {"debir-nb", "ipython"}  # ipython comes with ipykernel

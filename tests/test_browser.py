@@ -1,0 +1,167 @@
+"""The explorers in a real JupyterLab, in Chromium without a window, moved by a mouse. Deselected by default: make test-browser."""
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+
+from debir_nb.baenet import BAENet
+from debir_nb.burstormer import Burstormer
+from debir_nb.pretrained import NETWORKS, load_pretrained
+from debir_nb.training import save_weights
+
+ROOT = Path(__file__).resolve().parents[1]
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+SETTINGS = {  # of JupyterLab: it asks nobody for news, writes nothing back, and shows all cells at once
+    "@jupyterlab/apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
+    "@jupyterlab/docmanager-extension/plugin": '{"autosave": false}',
+    "@jupyterlab/notebook-extension/tracker": '{"windowingMode": "none"}',
+}
+PATIENCE = 240  # s that a machine under load may take for a notebook
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "Debian's Chromium, driven by Playwright."
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None: pytest.skip("no Chromium here: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def weights(folder):
+    "Released or trained networks; where there are none yet, fresh ones: what is tested here is the page."
+    try: load_pretrained()
+    except ValueError:
+        torch.manual_seed(0)
+        for net, name in zip((BAENet(), Burstormer(features=8)), NETWORKS): save_weights(net, folder/name)
+        return {"DEBIR_MODELS": str(folder)}
+    return {}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "JupyterLab over a copy of the notebooks: (address, token, file with its log)."
+    place = tmp_path_factory.mktemp("lab")
+    project, log = place/"project", place/"log"
+    shutil.copytree(ROOT/"nbs", project/"nbs", ignore=shutil.ignore_patterns(".*"))
+    shutil.copy(ROOT/"settings.ini", project)
+    if (ROOT/"models").is_dir(): (project/"models").symlink_to(ROOT/"models")
+    for name, text in SETTINGS.items():
+        path = place/f"settings/{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    folders = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **{name: str(place/folder) for name, folder in folders.items()}, **weights(place)}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address, token = f"http://127.0.0.1:{port}", secrets.token_hex(8)
+    options = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={project}", f"--IdentityProvider.token={token}", "--allow-root", "--no-browser"]
+    with open(log, "w") as written:
+        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], cwd=project, env=env, stdout=written, stderr=subprocess.STDOUT)
+    try:
+        wait_for(f"{address}/api?token={token}", server, log)
+        yield address, token, log
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_for(url, server, log):
+    "Until the server answers."
+    for _ in range(PATIENCE):
+        assert server.poll() is None, f"JupyterLab ended: {log.read_text()[-2000:]}"
+        try:
+            with urllib.request.urlopen(url, timeout=5): return
+        except (urllib.error.URLError, OSError): time.sleep(1)
+    raise AssertionError(f"JupyterLab does not answer: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture
+def page(browser, lab):
+    "A fresh page; afterwards nothing was complained of, by the page or by the kernel."
+    address, token, log = lab
+    page, complaints = browser.new_page(viewport={"width": 1400, "height": 900}), []
+    page.set_default_timeout(1000*PATIENCE)
+    page.on("console", lambda message: complaints.append(f"console: {message.text}") if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(f"page: {error}"))
+
+    def heard(frame):
+        if re.search(rb'"msg_type": ?"error"', frame if isinstance(frame, bytes) else frame.encode()): complaints.append(f"kernel: {frame[-1500:]}")
+    page.on("websocket", lambda socket: socket.on("framereceived", heard))
+    yield page
+    page.close()
+    assert not complaints, "\n".join(complaints)
+    assert "Traceback" not in log.read_text()
+
+
+def run_all(page, lab, name):
+    "Open a notebook and run all of its cells, as a reader would, by the menu."
+    address, token, _ = lab
+    page.goto(f"{address}/doc/tree/nbs/{name}.ipynb?token={token}")
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
+def drag(page, handle, by):
+    "Take a slider's handle with the mouse and pull it to the right, px."
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"]/2, box["y"] + box["height"]/2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for part in range(1, 6): page.mouse.move(x + by*part/5, y)
+    page.mouse.up()
+
+
+BUTTONS = {"51_shutter": ("ask BAENet", "restored"), "52_gradient": ("take a gradient step", "L ="), "53_beat_baenet": ("shoot", "The oracle"), "54_policy": (None, None)}  # what is pressed, and what must then be read
+
+
+@pytest.mark.parametrize("name", BUTTONS)
+def test_an_explorer_answers_to_the_mouse(page, lab, name, tmp_path):
+    run_all(page, lab, name)
+    picture, number = page.locator("img.widget-image").last, page.locator(".jupyter-widgets.widget-html b").first
+    number.wait_for()
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+
+    def seen(): return picture.get_attribute("src"), picture.screenshot(), number.inner_text()
+
+    def changes(before, what):
+        for _ in range(4*PATIENCE):
+            now = seen()
+            if all(a != b for a, b in zip(before, now)): return now
+            time.sleep(.25)
+        raise AssertionError(f"{name}: {what} did not change picture and number: {before[2]!r}, {now[2]!r}")
+
+    before = seen()
+    page.screenshot(path=tmp_path/"opened.png")
+    drag(page, page.locator(".noUi-handle").first, 40)
+    dragged = changes(before, "the slider")
+    text, read = BUTTONS[name]
+    if text:
+        page.get_by_role("button", name=text).click()
+        page.locator(".jupyter-widgets.widget-html", has_text=read).wait_for()
+        pressed = seen()
+        for _ in range(4*PATIENCE):
+            pressed = seen()
+            if pressed[1] != dragged[1]: break
+            time.sleep(.25)
+        assert pressed[1] != dragged[1]
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    page.screenshot(path=tmp_path/"used.png")
+    assert page.locator("[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']").count() == 0

@@ -1,0 +1,178 @@
+"What a newcomer meets first: every command of README and CONTRIBUTING is run, the numbers are those of the results, the template obeys the house, the wheel works without the repository."
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from test_house import cells, code, comments, definitions, undocumented
+
+from debir_nb.baenet import BAENet
+from debir_nb.burstormer import Burstormer
+from debir_nb.training import save_weights
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "CONTRIBUTING.md", "MODEL_CARD.md")
+HERE = ["debir cameras", "debir capture --camera simulated --out burst", "debir restore burst -o restored.png"]  # run below, in this order
+ELSEWHERE = {  # what cannot be run as it stands here -> the test that does it at a small size, or checks what it stands on
+    "make run": "test_pipeline.py::test_every_stage_leaves_a_report_and_results", "make run SCALE=smoke": "test_pipeline.py::test_every_stage_leaves_a_report_and_results",
+    "make run FOOTAGE=path": "test_pipeline.py::test_footage_without_clips_is_named", "make run FOOTAGE=...": "test_pipeline.py::test_footage_without_clips_is_named",
+    "dvc repro": "test_pipeline.py::test_every_command_gives_its_notebook_what_it_declares_and_writes_the_report_that_dvc_expects",
+    "dvc repro results": "test_pipeline.py::test_every_stage_leaves_a_report_and_results", "dvc repro evaluate@uniform": "test_pipeline.py::test_an_experiment_from_warm_up_to_table",
+    "dvc exp run -S experiments.other_footage.footage=path other_footage": "test_pipeline.py::test_notebook_and_params_name_the_same_parameters",
+    "python -m debir_nb.pipeline run tables": "test_pipeline.py::test_an_experiment_from_warm_up_to_table",
+    "python -m debir_nb.pipeline readme": "test_pipeline.py::test_the_readme_is_written_from_the_metrics_and_nothing_else_changes",
+    "make test": "test_front_door.py::test_the_targets_of_make_are_there", "make test-camera": "test_front_door.py::test_the_targets_of_make_are_there", "make test-browser": "test_front_door.py::test_the_targets_of_make_are_there",
+    "make export": "test_house.py::test_export_and_clean_change_nothing", "make docs": "test_site.py::test_every_notebook_and_module_has_a_page",
+    "conda env create -f environment.yml": "test_house.py::test_conda_repeats_nothing", "dvc pull data.dvc": "test_front_door.py::test_the_footage_is_in_the_clone",
+    "pip install 'debir_nb[gphoto2]'": "test_house.py::test_every_requirement_has_a_pin_in_its_range",
+    "source .venv/bin/activate && pre-commit install": "test_front_door.py::test_the_hooks_run_what_is_installed",
+    "cp docs/template.ipynb nbs/13c_mine.ipynb": "test_front_door.py::test_the_template_obeys_the_house",
+}
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def commands(name):
+    "Every command of a page, in blocks and within sentences, without its comment."
+    text = (ROOT/name).read_text(encoding="utf-8")
+    blocks = [line.partition(" #")[0].strip() for language, block in BLOCK.findall(text) if not language for line in block.splitlines()]
+    starts = r"(?:make|dvc|debir|pip|conda|python|cp|source|pre-commit) "
+    return [line for line in blocks if re.match(starts, line)] + re.findall(f"`({starts}[^`]*)`", BLOCK.sub("", text))
+
+
+def test_every_command_is_run_by_a_test():
+    said = {command for name in PAGES for command in commands(name)}
+    assert said == {*HERE, *ELSEWHERE}, f"unknown here: {said - {*HERE, *ELSEWHERE}}; no longer said: {({*HERE, *ELSEWHERE}) - said}"
+    for test in ELSEWHERE.values():
+        file, name = test.split("::")
+        assert f"def {name}(" in (ROOT/"tests"/file).read_text(encoding="utf-8"), f"{test} does not exist"
+
+
+def run(command, folder, **env):
+    "What a command prints, run in a folder with the installed command line."
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **env}
+    done = subprocess.run(command, cwd=folder, env=env, shell=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, f"{command}:\n{done.stdout[-3000:]}"
+    return done.stdout
+
+
+def test_the_camera_commands_work_from_an_empty_folder(tmp_path):
+    torch.manual_seed(0)
+    for net, name in ((BAENet(), "baenet.pt"), (Burstormer(4, features=8), "restorer_baenet.pt")): save_weights(net, tmp_path/"models"/name)
+    work = tmp_path/"work"
+    work.mkdir()
+    printed = [run(command, work, DEBIR_MODELS=str(tmp_path/"models")) for command in HERE]
+    assert "simulated" in printed[0] and "achieved" in printed[1] and (work/"restored.png").stat().st_size > 1000
+    assert len(list((work/"burst").glob("*.dng"))) == 4 and (work/"burst"/"manifest.json").exists()
+
+
+def test_every_python_block_runs(tmp_path):
+    "They define something, in the notation of the house: its annotations must exist."
+    blocks = [block for name in PAGES for language, block in BLOCK.findall((ROOT/name).read_text(encoding="utf-8")) if language == "python"]
+    assert blocks
+    for block in blocks:
+        if all(isinstance(node, ast.FunctionDef) for node in ast.parse(block).body): block = f"from jaxtyping import Float\nfrom torch import Tensor\n{block}"
+        subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True)
+
+
+def test_the_targets_of_make_are_there():
+    listed = run("make -o .venv/.stamp help", ROOT)
+    for target in {command.split()[1] for command in ELSEWHERE if command.startswith("make ")}: assert f"make {target} " in listed
+    assert "pytest" in run("make -n -o .venv/.stamp test", ROOT) and "-m browser" in run("make -n -o .venv/.stamp test-browser", ROOT)
+
+
+def test_the_footage_is_in_the_clone():
+    code = re.search(r"md5: (\w+)\.dir", (ROOT/"data.dvc").read_text(encoding="utf-8"))[1]
+    listing = ROOT/"dvcstore"/"files"/"md5"/code[:2]/f"{code[2:]}.dir"
+    assert all((ROOT/"dvcstore"/"files"/"md5"/row["md5"][:2]/row["md5"][2:]).is_file() for row in json.loads(listing.read_text(encoding="utf-8")))
+
+
+def test_the_hooks_run_what_is_installed():
+    import yaml
+    hooks = [hook for repo in yaml.safe_load((ROOT/".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"] for hook in repo["hooks"]]
+    for hook in hooks: assert shutil.which(Path(hook["entry"].split()[0]).name, path=str(Path(sys.executable).parent)), hook["entry"]
+    run("pre-commit validate-config .pre-commit-config.yaml", ROOT)
+
+
+# Words and numbers
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_and_files_that_a_page_names_exist(name):
+    text = (ROOT/name).read_text(encoding="utf-8")
+    named = set(re.findall(r"\]\(([^)#:]+)\)", text)) | set(re.findall(r"`((?:nbs|docs|tests|results|data)/[\w/.]+\w)`", text))
+    missing = {path for path in named if not path.startswith("data/") and not (ROOT/path).exists()}
+    assert named and not missing
+
+
+@pytest.mark.parametrize("name", ["README.md", "MODEL_CARD.md"])
+def test_numbers_are_those_of_the_results(name):
+    "Committed page against committed results, as `test_the_readme_quotes_the_released_results` holds the README's table: what a later run leaves in results/ is its own."
+    shown = {path: subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, text=True) for path in (name, "results/metrics.json", "results/table.md")}
+    if any(done.returncode for done in shown.values()): pytest.skip("not a Git checkout")
+    metrics, table = json.loads(shown["results/metrics.json"].stdout), shown["results/table.md"].stdout
+    known = set(re.findall(r"[+-]?\d+\.\d+", table)) | {f"{value:+.2f}" for each in metrics["fusion"].values() for value in each.values()} | {"+0.28"}  # the paper's
+    figures = re.findall(r"([+-]?\d+\.\d+) dB(?: \[([+-]\d+\.\d+), ([+-]\d+\.\d+)\])?", shown[name].stdout)
+    assert figures and {figure for row in figures for figure in row if figure} <= known
+    for scenes, photographs in re.findall(r"(\d+) test scenes from (\d+) ", shown[name].stdout): assert (int(scenes), int(photographs)) == (metrics["scenes"], metrics["sources"])
+
+
+def test_the_model_card_names_the_released_weights():
+    "Sizes are those of the networks at the scale small; hashes are those that DVC has recorded."
+    text = (ROOT/"MODEL_CARD.md").read_text(encoding="utf-8")
+    for net in (BAENet(4), Burstormer(4, features=16)): assert f"{sum(p.numel() for p in net.parameters()):,}" in text
+    hashes = re.findall(r"`([0-9a-f]{32})`", text)
+    assert len(hashes) == 2
+    recorded = "".join(path.read_text(encoding="utf-8") for path in [ROOT/"dvc.lock", *ROOT.glob("models*.dvc")] if path.exists() and not subprocess.run(["git", "ls-files", "--error-unmatch", path.name], cwd=ROOT, capture_output=True).returncode)
+    if "restorer_baenet.pt" not in recorded: pytest.skip("no weights are recorded by DVC in this checkout")
+    assert all(code in recorded for code in hashes)
+
+
+# The template
+
+def test_the_template_obeys_the_house(tmp_path):
+    for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT/name, tmp_path)
+    for name in ("nbs", "debir_nb"): shutil.copytree(ROOT/name, tmp_path/name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    notebook = tmp_path/"nbs"/"13c_mine.ipynb"
+    shutil.copy(ROOT/"docs"/"template.ipynb", notebook)
+    before = notebook.read_bytes()
+    run("nbdev_export && nbdev_clean && nbdev_test --path nbs/13c_mine.ipynb", tmp_path, PYTHONPATH=str(tmp_path))
+    assert notebook.read_bytes() == before and len(before) < 100_000
+    lines = [line for line in "".join(cells(notebook)[0]["source"]).splitlines() if line]
+    assert lines[0].startswith("# ") and lines[1].startswith("> ") and lines[2] == "You will learn" and sum(line.startswith("- ") for line in lines) == 3 and lines[-1].startswith("See also:")
+    module = (tmp_path/"debir_nb"/"template.py").read_text(encoding="utf-8")
+    assert [what for name, node in definitions(ast.parse(module).body) for what in undocumented(name, node, comments(module))] == []
+    assert code(notebook).body and "*What to see:" in notebook.read_text(encoding="utf-8")
+
+
+# The wheel
+
+def test_the_wheel_works_without_the_repository(tmp_path):
+    "Built by pip, unpacked into an environment that has the packages it needs and nothing of this folder."
+    source = tmp_path/"source"
+    names = subprocess.run(["git", "ls-files", "-z", "debir_nb", "*.toml", "*.ini", "setup.py", "*.md", "LICENSE", "CITATION.cff", "MANIFEST.in", "constraints.txt"], cwd=ROOT, capture_output=True, text=True).stdout.split("\0")
+    for name in filter(None, names):
+        (source/name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT/name, source/name)
+    if not (source/"setup.py").exists(): pytest.skip("not a Git checkout")
+    run(f"'{sys.executable}' -m pip wheel -q --no-deps --no-build-isolation -w '{tmp_path}' '{source}'", tmp_path)
+    wheel = next(tmp_path.glob("debir_nb-*.whl"))
+    assert {"debir_nb/pretrained.py", "debir_nb/cli.py"} <= set(zipfile.ZipFile(wheel).namelist())
+    run(f"'{sys.executable}' -m venv '{tmp_path}/env'", tmp_path)
+    python = tmp_path/"env"/"bin"/"python"
+    place = Path(run(f"'{python}' -c 'import sysconfig; print(sysconfig.get_paths()[\"purelib\"])'", tmp_path).strip())
+    run(f"'{python}' -m pip install -q --no-deps --no-index '{wheel}'", tmp_path)
+    (place/"shared.pth").write_text(sysconfig.get_paths()["purelib"])  # its packages, but not its editable installs: a .pth beside them is not read
+    empty = tmp_path/"empty"
+    empty.mkdir()
+    clean = {"PYTHONPATH": "", "DEBIR_MODELS": "", "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+    assert str(tmp_path) in run("python -c 'import debir_nb; print(debir_nb.__file__)'", empty, **clean)
+    assert "usage: debir" in run("debir --help", empty, **clean)
+    said = run("python -c 'from debir_nb.pretrained import load_pretrained\ntry: load_pretrained()\nexcept ValueError as e: print(e)'", empty, **clean)
+    assert "DEBIR_MODELS" in said and "Traceback" not in said
