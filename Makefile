@@ -16,7 +16,7 @@ SITE ?= site
 CAMERAS := $(addprefix tests/test_,camera_contract.py gphoto2.py v4l2.py camera_end_to_end.py camera_guest.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-camera test-browser docs export clean FORCE
+.PHONY: help run test test-camera test-browser bench docs export clean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,10 @@ test: $(STAMP)  ## every test: the library's notebooks [JOBS=2 at a time], then 
 
 test-camera: $(STAMP)  ## the camera drivers, those of the kernel too, in a virtual machine (apt fetches it into .cache/)
 	@python -m pytest -q -m "guest or not guest" $(CAMERAS)
+
+bench: $(STAMP)  ## speed and memory against the plain forms and the machine's limits, into results/benchmarks.json [BENCH="-k burst"]
+	@cd tests/benchmarks && OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \
+	    python -m pytest -q -s -c bench.ini $(BENCH)
 
 test-browser: $(STAMP)  ## the pages of `make docs` and everything else that is used in a browser, in Chromium (apt installs it, where it may)
 	@command -v chromium >/dev/null || [[ $$(id -u) != 0 ]] || { apt-get -qq update; apt-get -qq -y install chromium; } >/dev/null || true

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from .baenet import export_onnx
 from .calibration import SENSORS
 from .camera import TOLERANCE, Camera, CameraError, NoCamera, RawFrame, choose
 from .capture_burst import Capture, capture, choose_exposures
@@ -123,6 +124,15 @@ def _restore(
     print(f"{len(photos)} frames of {photos[0].mosaic.shape[1]} x {photos[0].mosaic.shape[0]} px, brought to the first one's brightness by {', '.join(f'{d:.3f}' for d in digital_gains(photos))}: {', '.join(map(str, args.out))}")
 
 # %% ../nbs/37_command_line.ipynb #19-37-command-line
+def _export(
+    args: argparse.Namespace,  # out
+) -> None:
+    "`debir export`"
+    check(args.out.suffix.lower() == ".onnx", f"{args.out} ends in {args.out.suffix!r}: write .onnx")
+    export_onnx(load_pretrained(args.models)[0], args.out)
+    print(f"{args.out}: {args.out.stat().st_size/1e6:.1f} MB, preview (b, 4, h, w), gain (b), motion (b) to exposures (b, 4) in s")
+
+# %% ../nbs/37_command_line.ipynb #20-37-command-line
 def _command(
     commands,  # of argparse
     name: str,  # of the command
@@ -143,7 +153,7 @@ def _command(
         parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds that a frame may take beyond its exposure")
     return parser
 
-# %% ../nbs/37_command_line.ipynb #20-37-command-line
+# %% ../nbs/37_command_line.ipynb #21-37-command-line
 def _parser() -> argparse.ArgumentParser:  # of the command line
     "Everything that can be said to `debir`."
     parser = argparse.ArgumentParser("debir", description="Bursts whose exposure times a network chooses: capture and restore.",
@@ -164,9 +174,11 @@ def _parser() -> argparse.ArgumentParser:  # of the command line
     restored.add_argument("-o", "--out", required=True, type=Path, action="append", metavar="FILE", help=".dng (RAW) or .png (sRGB); may be given twice")
     restored.add_argument("--sensor", choices=list(SENSORS), help="noise of a published sensor; by default the files' NoiseProfile")
     restored.add_argument("--memory", type=float, default=2.0, metavar="GB", help="that a tile may take; 2 by default")
+    exported = _command(commands, "export", "BAENet for the ONNX runtimes of phones and cameras", "debir export baenet.onnx", _export)
+    exported.add_argument("out", type=Path, metavar="FILE", help=".onnx")
     return parser
 
-# %% ../nbs/37_command_line.ipynb #21-37-command-line
+# %% ../nbs/37_command_line.ipynb #22-37-command-line
 def main(
     argv: list[str] | None = None,  # command line; that of the process by default
 ) -> None:
@@ -175,5 +187,5 @@ def main(
     try: args.action(args)
     except (CameraError, ValueError, OSError, ImportError) as error: raise SystemExit("\n".join([f"error: {error}", *getattr(error, "__notes__", ())])) from None
 
-# %% ../nbs/37_command_line.ipynb #22-37-command-line
+# %% ../nbs/37_command_line.ipynb #23-37-command-line
 if __name__ == "__main__" and "__file__" in globals(): main()  # a script has a file, a notebook has none

@@ -21,7 +21,7 @@ from debir_nb.pretrained import NETWORKS, load_pretrained, models_folder
 from debir_nb.training import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ["cameras", "expose", "capture", "simulate", "restore"]
+COMMANDS = ["cameras", "expose", "capture", "simulate", "restore", "export"]
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +180,23 @@ def test_networks_that_do_not_fit_or_are_damaged_are_named(models, tmp_path):
     with pytest.raises(ValueError, match="restorer_baenet.pt holds no"): load_pretrained(tmp_path)
     torch.save({"conv1.0.weight": torch.zeros(8, 4, 3, 3), "rec_conv1.0.weight": torch.zeros(16, 32, 1, 1)}, tmp_path/NETWORKS[1])
     with pytest.raises(ValueError, match="has no"): load_pretrained(tmp_path)
+
+
+def test_export_is_the_trained_network_at_every_gain_motion_and_batch(models, tmp_path, capsys):
+    pytest.importorskip("onnx"), pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    main(["export", str(tmp_path/"baenet.onnx"), "--models", str(models)])
+    assert "preview (b, 4, h, w)" in capsys.readouterr().out
+    session, net = runtime.InferenceSession(tmp_path/"baenet.onnx"), load_pretrained(models)[0]
+    for b, gain, motion in ((1, 100., 0.), (2, 512., 3.), (5, 1024., 10.), (3, 5000., 60.)):
+        preview, numbers = torch.rand(b, 4, 32, 32), torch.ones(b)
+        found, = session.run(None, {"preview": preview.numpy(), "gain": (gain*numbers).numpy(), "motion": (motion*numbers).numpy()})
+        with torch.no_grad(): want = net(preview, gain*numbers, motion*numbers)
+        np.testing.assert_allclose(found, want.numpy(), rtol=1e-4)
+
+
+def test_export_without_its_package_or_to_another_format(models, tmp_path, monkeypatch):
+    assert "write .onnx" in fails("export", tmp_path/"baenet.tflite", "--models", models)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert "debir_nb[onnx]" in fails("export", tmp_path/"baenet.onnx", "--models", models)
+    assert not list(tmp_path.iterdir())

@@ -126,6 +126,8 @@ def test_a_killed_stage_resumes_to_the_same_weights(project, tmp_path):
     assert all(torch.equal(a, ends["killed"][k]) for k, a in ends["undisturbed"].items())
 
 
+TWO = ["accelerate", "launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0,
+       "-m", "debir_nb.pipeline", "run"]
 TRAINED = {"pretrain": "pretrain", "warm_up": "warm_up", "train_baenet": "train_baenet", "finetune": "finetune_baenet"}  # stage -> its record in live/
 
 
@@ -145,16 +147,13 @@ def test_two_processes_give_the_losses_of_one(project, shared, stage):
     before, alone = {p.name for p in (shared/"runs").iterdir()}, record(project, stage)
     shutil.rmtree(shared/"live"/TRAINED[stage])
     override = ["policy=baenet"] if stage == "finetune" else []
-    run(shared, "accelerate", "launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0,
-        "-m", "debir_nb.pipeline", "run", stage, *override)
+    run(shared, *TWO, stage, *override)
     assert record(shared, stage) == pytest.approx(alone, abs=1e-5) and len(alone) == 6
     assert {p.name for p in (shared/"runs").iterdir()} == before and not list(shared.rglob("*.partial*"))
 
 
 def test_what_is_not_trained_is_not_shared(shared):
-    output = run(shared, "accelerate", "launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no",
-                 "--main_process_port", 0, "-m", "debir_nb.pipeline", "run", "pseudo_gt", ok=False)
-    assert "trains nothing that several processes could share" in output
+    assert "trains nothing that several processes could share" in run(shared, *TWO, "pseudo_gt", ok=False)
 
 
 def test_an_error_names_the_stage_and_keeps_the_notebook(project, tmp_path):

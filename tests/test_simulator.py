@@ -7,7 +7,7 @@ import torch
 
 from debir_nb.core import BURST_START, FRAME_GAP, FRAME_TIME, budget, generator
 from debir_nb.raw import sample_cfa
-from debir_nb.simulator import LightInMemory, Simulator, check_exposures, collect, cumulative, mean_radiance, timeline
+from debir_nb.simulator import Light, LightInMemory, Simulator, check_exposures, collect, cumulative, mean_radiance, timeline
 
 GOLDEN = Path(__file__).resolve().parents[2]/"shared"/"golden"/"simulator_published.npz"
 SILENT = Simulator(noise=lambda gain: (0*gain, 0*gain))
@@ -61,6 +61,13 @@ def test_an_exposure_reads_only_its_two_ends():
     poisoned = light.cumulative.clone()
     poisoned[:, [k for k in range(229) if k not in (3, 4, 200, 201)]] = torch.nan
     assert torch.equal(mean_radiance(LightInMemory(poisoned, light.frame_exposure), start, stop), mean_radiance(light, start, stop))
+
+
+def test_a_light_that_only_knows_its_sums_is_exposed_as_one_in_memory():
+    memory, weight = collect(random_scene(40, batch=3)), torch.rand(3, 2, 4, dtype=torch.float64, generator=generator(1))
+    k = torch.randint(41, (3, 2, 4), generator=generator(2))
+    want = (weight[..., None, None, None]*memory.sums(k.flatten(1)).unflatten(1, (2, 4))).sum(2)
+    assert torch.allclose(memory.weigh(k, weight), want) and torch.allclose(Light.weigh(memory, k, weight), want)
 
 
 def test_static_scene_is_unchanged_and_has_no_blur_gradient():

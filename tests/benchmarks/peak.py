@@ -1,0 +1,49 @@
+"""Run one thing in a process of its own and print by how much it raised the peak of memory, bytes, and its processor time, s."""
+import resource
+import sys
+import time
+
+import psutil
+import torch
+from plain import plain
+
+from debir_nb.burstormer import Burstormer
+from debir_nb.full_size import restore_full_size
+from debir_nb.simulator import Simulator, collect, timeline
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+
+
+def training(form):
+    net = Burstormer(8, 4, 4, 48)
+    burst, std = torch.rand(1, 8, 4, 64, 64), torch.full((1, 8), .05)
+    if form == "plain": plain(net)
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=form == "bf16"): restored = net(burst, std)
+        restored.float().square().mean().backward()
+    return step
+
+
+def exposure(ticks):
+    light, t = collect(torch.rand(1, 228, 4, 128, 128)), torch.full((1, 1), float(ticks)/1920, requires_grad=True)
+    gain = torch.full((1, 1), 100.)
+    return lambda: Simulator().expose(light, *timeline(t), gain/t, torch.Generator()).frames.sum().backward()
+
+
+def restoring(megapixels):
+    net, side = Burstormer(4, 4, 4, 8).eval(), (float(megapixels)*1e6/4/12)**.5
+    with torch.no_grad():
+        for parameter in net.parameters(): parameter.add_(.02*torch.randn_like(parameter))
+    coarse = torch.nn.functional.interpolate(torch.rand(1, 4, 96, 128), size=(round(3*side), round(4*side)), mode="bicubic")
+    burst = coarse[:, None] + .05*torch.randn(1, 4, 4, *coarse.shape[2:])
+    return lambda: restore_full_size(net, burst, torch.full((1, 4), .05), memory=1e9)
+
+
+if __name__ == "__main__":
+    form = globals()[sys.argv[1]](sys.argv[2])
+    before, began = psutil.Process().memory_info().rss, time.process_time()
+    if sys.argv[1] == "restoring": before = 0  # all of the process counts
+    form()
+    print(1024*resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.process_time() - began)
