@@ -126,7 +126,7 @@ def _raw_tags(
     return {
         Tag.SUBFILE_TYPE: ("long", (0,)), Tag.WIDTH: ("long", (w,)), Tag.HEIGHT: ("long", (h,)), Tag.BITS: ("short", (16,)),
         Tag.COMPRESSION: ("short", (1,)), Tag.PHOTOMETRIC: ("short", (32803,)), Tag.MAKE: ("ascii", "debir_nb"), Tag.MODEL: ("ascii", model),
-        Tag.ORIENTATION: ("short", (1,)), Tag.SAMPLES: ("short", (1,)), Tag.STRIP_ROWS: ("long", (h,)), Tag.STRIP_BYTES: ("long", (2*h*w,)),
+        Tag.SAMPLES: ("short", (1,)), Tag.STRIP_ROWS: ("long", (h,)), Tag.STRIP_BYTES: ("long", (2*h*w,)),
         Tag.PLANAR: ("short", (1,)), Tag.CFA_SIZE: ("short", (2, 2)), Tag.CFA_PATTERN: ("byte", tuple("RGB".index(c) for c in pattern)),
         Tag.DNG_VERSION: ("byte", (1, 4, 0, 0)), Tag.DNG_BACKWARD: ("byte", (1, 1, 0, 0)), Tag.UNIQUE_MODEL: ("ascii", f"debir_nb {model}"),
         Tag.BLACK_SIZE: ("short", (2, 2)), Tag.BLACK: ("long", tuple(black.astype(int).ravel().tolist())), Tag.WHITE: ("long", (white,)),
@@ -158,16 +158,18 @@ def write_dng(
     color_matrix: tuple = XYZ_TO_SRGB,  # CIE XYZ (D65) to camera RGB, 3 rows of 3, 1
     noise: tuple[float, float] | None = None,  # shot (variance per unit signal), read (variance), signal in [0, 1]
     model: str = "simulated camera",  # name of the camera
+    orientation: int = 1,  # how viewers shall turn the picture: 1 not at all, 3 by 180 degrees, 6 clockwise, 8 counterclockwise
 ) -> None:
     "Write an uncompressed DNG, wholly or not at all; `ValueError` for a wrong type, size, depth, pattern, exposure or ISO (DNG 1.4)."
     black = np.broadcast_to(np.asarray(black), (2, 2)) if np.ndim(black) == 0 else np.asarray(black)
     cfa_sites(pattern), _check_mosaic(mosaic, black, white)
     check(0 < exposure < 2**31, f"exposure is {exposure} s: it must be above 0")
     check(1 <= iso < 2**31, f"iso is {iso}: it must be at least 1")
+    check(orientation in (1, 3, 6, 8), f"orientation is {orientation}: choose 1, 3, 6 or 8")
     pixels = mosaic.astype("<u2").tobytes()
     exif = directory(_exif_tags(exposure, round(iso)), 8 + len(pixels))
     tags = _raw_tags(mosaic.shape, black, white, pattern, as_shot_neutral, color_matrix, model)
-    tags |= {Tag.STRIP_OFFSETS: ("long", (8,)), Tag.EXIF: ("long", (8 + len(pixels),))}
+    tags |= {Tag.ORIENTATION: ("short", (orientation,)), Tag.STRIP_OFFSETS: ("long", (8,)), Tag.EXIF: ("long", (8 + len(pixels),))}
     if noise: tags[Tag.NOISE_PROFILE] = ("double", noise)
     start = 8 + len(pixels) + len(exif)
     with atomic(path) as temporary: temporary.write_bytes(struct.pack("<2sHI", b"II", 42, start) + pixels + exif + directory(tags, start))
@@ -208,6 +210,7 @@ class RawPhoto:
     noise: tuple[float, float] | None  # shot (variance per unit signal) and read (variance) of green, signal in [0, 1]; None where the file does not say
     white_balance: Float[np.ndarray, "3"]  # gains of R, G, B over G, 1; ones where the file does not say
     color_matrix: Float[np.ndarray, "3 3"]  # white-balanced camera RGB to linear sRGB, 1; identity where the file does not say
+    orientation: int = 1  # how to turn the picture for viewing, as EXIF counts: 1 not at all, 3 by 180 degrees, 6 clockwise, 8 counterclockwise
 
     def colour(self) -> CameraColour:  # one camera, rgb_gain 1
         "Colour of the camera that took the photograph, for `render` and `develop`."
@@ -269,7 +272,8 @@ def _photo(
     return RawPhoto(
         mosaic=raw.raw_image_visible[:h, :w].copy(), pattern=pattern, black=black, white=int(raw.white_level), exposure=exposure, iso=iso,
         noise=profile and (profile[2:4] if len(profile) == 6 else profile[:2]),
-        white_balance=balance/balance[1] if (balance > 0).all() else np.ones(3), color_matrix=matrix if matrix.any() else np.eye(3))
+        white_balance=balance/balance[1] if (balance > 0).all() else np.ones(3), color_matrix=matrix if matrix.any() else np.eye(3),
+        orientation={3: 3, 5: 8, 6: 6}.get(raw.sizes.flip, 1))  # LibRaw's own count of quarter turns
 
 # %% ../nbs/03_dng.ipynb #36-03-dng
 def read_raw(

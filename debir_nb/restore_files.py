@@ -34,7 +34,7 @@ def write_photo(
 ) -> None:
     "A RAW photograph as a DNG, wholly or not at all. `ValueError` for what a DNG cannot hold."
     write_dng(path, np.minimum(photo.mosaic, photo.white).astype(np.uint16), exposure=photo.exposure, iso=photo.iso, black=np.rint(photo.black), white=photo.white, pattern=photo.pattern,
-              noise=photo.noise, **dng_colour(photo.colour()))
+              noise=photo.noise, orientation=photo.orientation, **dng_colour(photo.colour()))
 
 # %% ../nbs/34_restore_files.ipynb #06-34-restore-files
 def raw_files(
@@ -125,14 +125,15 @@ def restore_photos(
 def save_restored(
     path: str | os.PathLike,  # .dng or .png
     restored: Float[Tensor, "1 4 h w"],  # packed linear RAW in [0, 1]
-    reference: RawPhoto,  # frame 1: exposure, ISO and colour
+    reference: RawPhoto,  # frame 1: exposure, ISO, colour and orientation
 ) -> None:
-    "Write a restored burst, wholly or not at all. `ValueError` for another suffix, `OSError` where nothing can be written."
+    "Write a restored burst, wholly or not at all: a DNG says how to turn it, a PNG is turned. `ValueError` for another suffix, `OSError` where nothing can be written."
     suffix = Path(path).suffix.lower()
     check(suffix in (".dng", ".png"), f"{path} ends in {suffix!r}: a restored burst is written as .dng (RAW) or .png (sRGB)")
     if suffix == ".dng": return write_photo(path, replace(reference, mosaic=to_counts(restored[0]), pattern="RGGB", black=np.zeros((2, 2)), white=65535, noise=None))
     picture = (255*develop(restored, reference.colour())[0]).round().byte().permute(1, 2, 0)
-    with atomic(path) as temporary: Image.fromarray(picture.numpy()).save(temporary)
+    upright = np.rot90(picture.numpy(), {3: 2, 6: -1, 8: 1}.get(reference.orientation, 0))
+    with atomic(path) as temporary: Image.fromarray(upright).save(temporary)
 
 # %% ../nbs/34_restore_files.ipynb #20-34-restore-files
 def restore_folder(

@@ -66,7 +66,7 @@ def score(
         metric = optional("pyiqa", "iqa").create_metric(SCORES[name][0], device=torch.device("cpu"))
         return [float(metric(picture[None])) for picture in pictures]
     except (ImportError, OSError, RuntimeError) as e:  # not installed; parameters that cannot be downloaded; or read
-        return f"not available: {e}"
+        return f"not available: {e}" + (" (with torchvision in torch's own build)" if isinstance(e, ImportError) else "")
 
 # %% ../nbs/36_two_cameras.ipynb #15-36-two-cameras
 def restore_pair(

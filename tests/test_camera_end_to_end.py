@@ -9,6 +9,7 @@ from skimage.data import astronaut
 
 from debir_nb import gphoto2
 from debir_nb.baenet import BAENet
+from debir_nb.burstormer import Burstormer
 from debir_nb.camera import CameraLost, Shot, auto_exposure, departure
 from debir_nb.capture_burst import capture
 from debir_nb.core import generator
@@ -57,8 +58,9 @@ def test_a_burst_from_preview_to_files(emulator, tmp_path):
 
 
 def test_the_restored_image_beats_the_best_frame(emulator, tmp_path):
+    torch.manual_seed(0)
     try: policy, restorer = load_pretrained()
-    except ValueError as reason: pytest.skip(f"needs trained networks: {reason}")
+    except ValueError: policy, restorer = BAENet().eval(), Burstormer(4, features=8).eval()  # not trained: about equal exposures, and their weighted mean
     taken = capture(gphoto2.open_camera(f"gphoto2:{emulator.port}"), policy, tmp_path/"burst")
     photos = read_burst(sorted((tmp_path/"burst").glob("frame_*.dng")))
     truth = clean(emulator, taken.frames[0])

@@ -1,5 +1,6 @@
 "The command `debir`: what it prints, what it writes, and how it fails."
 import json
+import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -160,6 +161,36 @@ def test_networks_are_found_by_name_by_environment_and_in_the_project(models, tm
     (tmp_path/"settings.ini").write_text("")
     (tmp_path/"nbs").mkdir()
     with pytest.raises(ValueError, match="does not hold"): models_folder()
+
+
+@pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # inside DVC
+def test_released_networks_are_fetched_and_their_hashes_compared(models, tmp_path, monkeypatch):
+    from dvc.repo import Repo
+    ours = tmp_path/"clone"
+    for folder in ("nbs", "models"): (ours/folder).mkdir(parents=True)
+    (ours/"settings.ini").write_text("")
+    monkeypatch.chdir(ours)
+    monkeypatch.delenv("DEBIR_MODELS", raising=False)
+    with Repo.init(str(ours), no_scm=True) as repo:
+        with repo.config.edit() as config: config["remote"]["embedded"], config["core"]["remote"] = {"url": str(ours/"dvcstore")}, "embedded"
+    with pytest.raises(ValueError, match="does not hold.*no released networks can be fetched"): models_folder()
+    for name in NETWORKS: (ours/"models"/name).write_bytes((models/name).read_bytes())
+    with Repo(str(ours)) as repo: repo.add([str(ours/"models"/name) for name in NETWORKS]); repo.push()
+
+    def forget():
+        shutil.rmtree(ours/".dvc"/"cache")
+        for name in NETWORKS: (ours/"models"/name).unlink(missing_ok=True)
+    forget()
+    baenet, restorer = load_pretrained()
+    assert restorer.n_frames == 4 and (ours/"models"/NETWORKS[0]).read_bytes() == (models/NETWORKS[0]).read_bytes()
+    forget()
+    stored = ours/"dvcstore"/"files"/"md5"
+    for file in stored.rglob("*"):
+        if file.is_file(): file.chmod(0o644); file.write_bytes(b"damaged" + file.read_bytes()[7:])
+    with pytest.raises(ValueError, match="does not hold baenet.pt.*damaged|no released networks"): models_folder()
+    assert not (ours/"models"/NETWORKS[0]).exists()
+    shutil.rmtree(stored)
+    with pytest.raises(ValueError, match="no released networks can be fetched"): models_folder()
 
 
 @pytest.mark.parametrize("n, features, channels", [(2, 8, 4), (4, 16, 3), (6, 8, 4)])
