@@ -137,7 +137,8 @@ def drag(page, handle, by):
 
 
 BUTTONS = {  # what is pressed, and what must then be read
-    "51_shutter": ("ask BAENet", "restored"), "52_gradient": ("take a gradient step", "L ="), "53_beat_baenet": ("shoot", "The oracle"), "54_policy": (None, None),
+    "51_shutter": ("ask BAENet", "restored"), "52_gradient": ("take a gradient step", "L ="), "53_beat_baenet": ("shoot", "The oracle"),
+    "54_policy": (None, None),
 }
 
 
