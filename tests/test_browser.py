@@ -64,13 +64,15 @@ def lab(tmp_path_factory):
         path = place/f"settings/{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    folders = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
+    folders = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "JUPYTER_CONFIG_DIR": "config",
+               "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **{name: str(place/folder) for name, folder in folders.items()}, **weights(place)}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address, token = f"http://127.0.0.1:{port}", secrets.token_hex(8)
-    options = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={project}", f"--IdentityProvider.token={token}", "--allow-root", "--no-browser"]
+    options = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={project}", f"--IdentityProvider.token={token}",
+               "--allow-root", "--no-browser"]
     with open(log, "w") as written:
         server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], cwd=project, env=env, stdout=written, stderr=subprocess.STDOUT)
     try:
@@ -134,7 +136,10 @@ def drag(page, handle, by):
     page.mouse.up()
 
 
-BUTTONS = {"51_shutter": ("ask BAENet", "restored"), "52_gradient": ("take a gradient step", "L ="), "53_beat_baenet": ("shoot", "The oracle"), "54_policy": (None, None)}  # what is pressed, and what must then be read
+BUTTONS = {  # what is pressed, and what must then be read
+    "51_shutter": ("ask BAENet", "restored"), "52_gradient": ("take a gradient step", "L ="), "53_beat_baenet": ("shoot", "The oracle"),
+    "54_policy": (None, None),
+}
 
 
 @pytest.mark.parametrize("name", BUTTONS)

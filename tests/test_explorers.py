@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Mean(torch.nn.Module):
-    "The mean of the frames, weighted by their inverse variance: quick, and every frame counts. (The trained Burstormer is in the notebooks and in test_browser.)"
+    "The mean of the frames, weighted by their inverse variance: quick, and every frame counts. The notebooks have the trained Burstormer."
     def forward(self, frames, noise_std):
         weight = noise_std**-2/(noise_std**-2).sum(1, keepdim=True)
         return (weight[..., None, None, None]*frames).sum(1)
