@@ -8,7 +8,7 @@ __all__ = ['UNSEEN', 'SPEEDS', 'SIDE', 'COLOURS', 'Scene', 'unseen_scene', 'blur
 
 # %% ../nbs/50_explorers.ipynb #02-50-explorers
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -203,7 +203,7 @@ def exposure_sliders(
 
 # %% ../nbs/50_explorers.ipynb #27-50-explorers
 def to_seconds(
-    ticks: Sequence[float],  # exposure times in ticks
+    ticks: Iterable[float],  # exposure times in ticks
 ) -> Float[Tensor, "n"]:  # t_i, s
     "Exposure times as the library takes them."
     return torch.tensor([float(t) for t in ticks])*FRAME_TIME
