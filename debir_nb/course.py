@@ -550,7 +550,7 @@ def watched_camera(
     photo = srgb_to_linear(torch.from_numpy(coffee()[:, 40:]).float()/255).numpy()
     colour = random_colour(1, generator(1))
     light = scene_light(in_the_hand(photo, (96, 96), speed, seed), colour, SCENE_TICKS)
-    dial = replace(FREE, exposures=third_stops(T_MIN, 0.1), gains=third_stops(1, 8192))
+    dial = replace(FREE, exposures=third_stops(T_MIN, 0.1), gains=third_stops(1., 8192.))
     return WatchedCamera(light, colour, PREVIEW_TIME*700, dial, seed=seed)
 
 # %% ../nbs/55_course.ipynb #58-55-course

@@ -25,7 +25,7 @@ from .raw import develop
 def trade(
     scene: Scene,  # before the camera
     gain: float,  # g_p, 1
-    ticks: Iterable[float],  # exposures of a frame that begins with the burst
+    ticks: Iterable[float | int],  # exposures of a frame that begins with the burst
 ) -> tuple[Float[Tensor, "k"], Float[Tensor, "k"]]:  # blur, px, and noise at the scene's mean brightness, linear RAW
     "Blur and noise of a single frame by its exposure (paper, Eqs. 1, 2 and 5)."
     exposures = to_seconds(ticks)

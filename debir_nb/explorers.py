@@ -203,7 +203,7 @@ def exposure_sliders(
 
 # %% ../nbs/50_explorers.ipynb #27-50-explorers
 def to_seconds(
-    ticks: Iterable[float],  # exposure times in ticks
+    ticks: Iterable[float | int],  # exposure times in ticks
 ) -> Float[Tensor, "n"]:  # t_i, s
     "Exposure times as the library takes them."
     return torch.tensor([float(t) for t in ticks])*FRAME_TIME
