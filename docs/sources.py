@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {  # caption in the navigation -> notebooks of this layer, as a pattern of file names
-    "Physics": "0*", "Networks": "1*", "Pipeline": "2*", "Cameras": "3*", "Results": "4*", "Explore": "5*", "Your own": "6*", "Course": "course/*", "Library": "api/*",
+    "Physics": "0*", "Networks": "1*", "Pipeline": "2*", "Cameras": "3*", "Results": "4*", "Explore": "5*", "Your own": "6*", "Course": "course/*", "Solutions": "course/solutions/*", "Library": "api/*",
 }
 DIRECTIVE = re.compile(r"^#\| *(\w+).*\n?", re.MULTILINE)  # nbdev's: what is exported, what is hidden
 
@@ -27,7 +27,7 @@ def contents(names):
     "A hidden table of contents with one part for each layer; `ValueError` when a notebook would be in none."
     parts, left = [], set(names)
     for caption, pattern in LAYERS.items():
-        found = sorted(name for name in names if Path(name).match(pattern) and ("/" in name) == ("/" in pattern))
+        found = sorted(name for name in names if Path(name).match(pattern) and name.count("/") == pattern.count("/"))
         left -= set(found)
         if found: parts.append("\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *found, "```"]))
     if left - {"index"}: raise ValueError(f"{', '.join(sorted(left))}: no layer of the navigation fits; number the notebook or name the layer in docs/sources.py")

@@ -30,6 +30,7 @@ ELSEWHERE = {  # what cannot be run as it stands here -> the test that does it a
     "python -m debir_nb.pipeline run tables": "test_pipeline.py::test_an_experiment_from_warm_up_to_table",
     "debir expose": "test_cli.py::test_the_manifest_of_a_capture_and_the_previews_that_expose_takes_agree", "debir simulate": "test_cli.py::test_a_photograph_is_simulated_without_trained_networks",
     "make test": "test_front_door.py::test_the_targets_of_make_are_there", "make test-camera": "test_front_door.py::test_the_targets_of_make_are_there", "make test-browser": "test_front_door.py::test_the_targets_of_make_are_there",
+    "make bench": "test_front_door.py::test_the_targets_of_make_are_there",
     "make export": "test_house.py::test_export_and_clean_change_nothing", "make docs": "test_site.py::test_every_notebook_and_module_has_a_page",
     "conda env create -f environment.yml": "test_house.py::test_conda_repeats_nothing", "dvc pull data.dvc": "test_front_door.py::test_the_footage_is_in_the_clone",
     "pip install 'debir_nb[gphoto2]'": "test_house.py::test_every_requirement_has_a_pin_in_its_range",
