@@ -233,7 +233,7 @@ class BAENet(nn.Module):
     ) -> Float[Tensor, "b n"]:  # exposure times t_i, s
         "Exposure times of the next burst, from all tiles of the preview in evaluation mode. `ValueError` as `check_inputs`."
         check_inputs(preview, gain, motion, self.preview_channels)
-        return self.head(self.mobilenet(stack_inputs(preview, gain, motion)))
+        return self.head(self.mobilenet(stack_inputs(preview, gain, motion)).to(gain))  # seconds need more digits than bfloat16 has
 
     def load_imagenet(self,
         state_dict: Mapping[str, Tensor],  # torchvision's MobileNetV2 weights, by name
