@@ -37,18 +37,26 @@ def write_photo(
               noise=photo.noise, orientation=photo.orientation, **dng_colour(photo.colour()))
 
 # %% ../nbs/34_restore_files.ipynb #06-34-restore-files
+def _listed(
+    manifest: Path,  # of a capture
+) -> list[Path]:  # its frames
+    "What a manifest lists. `ValueError` when it is damaged."
+    try: return [manifest.parent/row["file"] for row in json.loads(manifest.read_text())["frames"]]
+    except (ValueError, KeyError, TypeError) as e: raise ValueError(f"{manifest} is damaged ({e}): remove it, and every RAW file of its folder counts") from e
+
+# %% ../nbs/34_restore_files.ipynb #07-34-restore-files
 def raw_files(
     folder: str | os.PathLike,  # that holds one burst
 ) -> list[Path]:  # in the order of the manifest; without one, of their names, numbers by value
-    "The frames of a burst. `ValueError` when there are none."
+    "The frames of a burst. `ValueError` when there are none, or the manifest is damaged."
     check(Path(folder).is_dir(), f"{folder} is no folder: give the one that holds the RAW files of one burst")
     listed = Path(folder, "manifest.json")
-    if listed.exists(): found = [Path(folder, row["file"]) for row in json.loads(listed.read_text())["frames"]]
+    if listed.exists(): found = _listed(listed)
     else: found = sorted((p for p in Path(folder).iterdir() if p.suffix.lower() in RAWS and not p.name.startswith(".")), key=natural)
     check(len(found) > 0, f"{folder} holds no frames: " + ("its manifest lists none" if listed.exists() else f"no RAW files ({', '.join(RAWS)})"))
     return found
 
-# %% ../nbs/34_restore_files.ipynb #07-34-restore-files
+# %% ../nbs/34_restore_files.ipynb #08-34-restore-files
 def check_burst(
     photos: Sequence[RawPhoto],  # of one burst
     names: Sequence[str],  # how messages call them
@@ -59,7 +67,7 @@ def check_burst(
         for what, mine, first in (("size", photo.mosaic.shape, photos[0].mosaic.shape), ("Bayer pattern", photo.pattern, photos[0].pattern), ("white level", photo.white, photos[0].white)):
             check(mine == first, f"{name} has the {what} {mine}, {names[0]} has {first}: the frames of a burst come from one camera in one mode")
 
-# %% ../nbs/34_restore_files.ipynb #08-34-restore-files
+# %% ../nbs/34_restore_files.ipynb #09-34-restore-files
 def read_burst(
     paths: Sequence[str | os.PathLike],  # RAW files, the reference first
 ) -> list[RawPhoto]:  # checked
@@ -71,7 +79,7 @@ def read_burst(
     check_burst(photos, names)
     return photos
 
-# %% ../nbs/34_restore_files.ipynb #10-34-restore-files
+# %% ../nbs/34_restore_files.ipynb #11-34-restore-files
 def from_red(
     photo: RawPhoto,  # of any Bayer pattern
 ) -> RawPhoto:  # RGGB; a row or column at either side less where it was not
@@ -80,7 +88,7 @@ def from_red(
     h, w = photo.mosaic.shape
     return replace(photo, mosaic=photo.mosaic[y:h - y, x:w - x], pattern="RGGB", black=np.roll(photo.black, (-y, -x), (0, 1)))
 
-# %% ../nbs/34_restore_files.ipynb #13-34-restore-files
+# %% ../nbs/34_restore_files.ipynb #14-34-restore-files
 def file_noise(
     photo: RawPhoto,  # as read
     noise: Callable | None,  # gain -> (shot, read), of this camera; None: the file's NoiseProfile
@@ -89,7 +97,7 @@ def file_noise(
     check(noise is not None or photo.noise is not None, "the files have no NoiseProfile: calibrate the camera (photon_transfer in 08_calibration), or choose one of SENSORS there (on the command line: --sensor)")
     return photo.noise if noise is None else tuple(v.item() for v in noise(torch.tensor(photo.iso/100, dtype=torch.float64)))
 
-# %% ../nbs/34_restore_files.ipynb #14-34-restore-files
+# %% ../nbs/34_restore_files.ipynb #15-34-restore-files
 def digital_gains(
     photos: Sequence[RawPhoto],  # of one burst
 ) -> list[float]:  # d_i, 1; the first is 1
@@ -97,7 +105,7 @@ def digital_gains(
     shots = [Shot(float(photo.exposure), photo.iso/100) for photo in photos]
     return [2**-residual(shot, shots[0].value) for shot in shots]
 
-# %% ../nbs/34_restore_files.ipynb #15-34-restore-files
+# %% ../nbs/34_restore_files.ipynb #16-34-restore-files
 def to_burst(
     photos: Sequence[RawPhoto],  # of one burst, the reference first
     noise: Callable | None = None,  # gain -> (shot, read), of this camera; None: each file's NoiseProfile
@@ -109,7 +117,7 @@ def to_burst(
         frames.append((d*signal).clamp(0, 1)); spread.append(d*(read + shot*signal.mean().item())**0.5)
     return Burst(torch.stack(frames)[None], torch.tensor([spread]))
 
-# %% ../nbs/34_restore_files.ipynb #17-34-restore-files
+# %% ../nbs/34_restore_files.ipynb #18-34-restore-files
 def restore_photos(
     photos: Sequence[RawPhoto],  # of one burst, the reference first
     restorer: Burstormer,  # in evaluation mode
@@ -121,11 +129,11 @@ def restore_photos(
     burst = to_burst(photos, noise)
     return restore_full_size(restorer, burst.frames, burst.noise_std, memory).clamp(0, 1)
 
-# %% ../nbs/34_restore_files.ipynb #19-34-restore-files
+# %% ../nbs/34_restore_files.ipynb #20-34-restore-files
 UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
            6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}  # EXIF orientation -> what makes a picture upright
 
-# %% ../nbs/34_restore_files.ipynb #20-34-restore-files
+# %% ../nbs/34_restore_files.ipynb #21-34-restore-files
 def save_restored(
     path: str | os.PathLike,  # .dng or .png
     restored: Float[Tensor, "1 4 h w"],  # packed linear RAW in [0, 1]
@@ -139,7 +147,7 @@ def save_restored(
     if reference.orientation in UPRIGHT: picture = picture.transpose(UPRIGHT[reference.orientation])
     with atomic(path) as temporary: picture.save(temporary)
 
-# %% ../nbs/34_restore_files.ipynb #21-34-restore-files
+# %% ../nbs/34_restore_files.ipynb #22-34-restore-files
 def restore_folder(
     folder: str | os.PathLike,  # RAW files of one burst
     restorer: Burstormer,  # in evaluation mode

@@ -62,6 +62,9 @@ def test_files_come_in_the_order_of_their_numbers_and_a_manifest_has_the_last_wo
     assert [p.name for p in raw_files(tmp_path)] == ["IMG_10.dng", "IMG_8.dng"]
     (tmp_path/"manifest.json").write_text(json.dumps({"frames": []}))
     with pytest.raises(ValueError, match="manifest lists none"): raw_files(tmp_path)
+    for damaged in ("{", "[]", '{"frames": [{}]}'):
+        (tmp_path/"manifest.json").write_text(damaged)
+        with pytest.raises(ValueError, match="manifest.json is damaged.*remove it"): raw_files(tmp_path)
 
 
 def test_a_folder_without_frames_is_named(tmp_path):
