@@ -167,8 +167,8 @@ def test_it_runs_from_a_shell(tmp_path):
     command = [sys.executable, "-m", "debir_nb.cli", "capture", "--out", "burst"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})
     assert done.returncode == 1 and not done.stdout
-    assert done.stderr.strip() == ("error: no trained networks are named: give their folder (on the command line: --models), or name it in th"
-                                   "e environment variable DEBIR_MODELS; a clone of the project fetches released ones by itself")
+    assert done.stderr.strip() == ("error: no trained networks are named: give their folder (on the command line: --models), or name it in "
+                                   "the environment variable DEBIR_MODELS; a clone of the project fetches released ones by itself")
 
 
 # Trained networks

@@ -112,7 +112,7 @@ def test_saturated_pixels_and_a_covered_lens_do_not_move_black():
     for sun in (0, 9e5):  # counts/s in a third of the pixels
         with FakeVideo(black=100) as device:
             lit = np.tile([0, 0, sun], 16)
-            device.picture = lambda exposure, gain=1: (100 + lit*exposure*gain + noise.normal(0, 2, (32, 48))).round().clip(0, 4095).astype(np.uint16)
+            device.picture = lambda exposure, gain=1, lit=lit: (100 + lit*exposure*gain + noise.normal(0, 2, (32, 48))).round().clip(0, 4095).astype(np.uint16)
             with opened(device) as camera: assert camera.preview(Shot(5e-3)).photo.black == pytest.approx(np.full((2, 2), 100.), abs=1)
 
 

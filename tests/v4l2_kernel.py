@@ -71,7 +71,7 @@ class FakeVideo:
         "What a noiseless sensor records, counts."
         bits = self.bayer.bits if self.bayer else 8
         rates = (np.arange(self.height)[:, None]*3 + np.arange(self.width)*5 + 40)*0.1*2**bits
-        return np.minimum(self.black + rates*exposure*gain, 2**bits - 1).round().astype(np.uint16)
+        return np.minimum(self.black + rates*exposure*gain, 2**bits - 1).astype(np.uint16)
 
     def setting(self):
         exposure = self.values.get(CONTROL.EXPOSURE_ABSOLUTE, 100)
