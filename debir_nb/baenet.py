@@ -6,7 +6,7 @@
 __all__ = ['PREVIEW_GAINS', 'MOTION_MAX', 'MOBILENET_V2', 'normalise_gain', 'normalise_motion', 'stack_inputs',
            'InvertedResidual', 'MobileNetV2', 'cut_tiles', 'TiledMobileNetV2', 'bounded_softmax',
            'published_bounded_softmax', 'bounded_exposures', 'published_exposures', 'check_inputs', 'BAENet',
-           'export_onnx', 'recalibrate_batchnorm', 'freeze_batchnorm']
+           'export_onnx', 'recalibrate_batchnorm']
 
 # %% ../nbs/10_baenet.ipynb #02-10-baenet
 import contextlib, copy, logging, os, warnings
@@ -233,7 +233,7 @@ class BAENet(nn.Module):
     ) -> Float[Tensor, "b n"]:  # exposure times t_i, s
         "Exposure times of the next burst, from all tiles of the preview in evaluation mode. `ValueError` as `check_inputs`."
         check_inputs(preview, gain, motion, self.preview_channels)
-        return self.head(self.mobilenet(stack_inputs(preview, gain, motion)))
+        return self.head(self.mobilenet(stack_inputs(preview, gain, motion)).to(gain))  # seconds need more digits than bfloat16 has
 
     def load_imagenet(self,
         state_dict: Mapping[str, Tensor],  # torchvision's MobileNetV2 weights, by name
@@ -294,21 +294,13 @@ def export_onnx(
                           dynamic_shapes={"preview": {0: b} if tile else {0: b, 2: h, 3: w}, "gain": {0: b}, "motion": {0: b}}, dynamo=True, external_data=False, verbose=False)
 
 # %% ../nbs/10_baenet.ipynb #62-10-baenet
-def _batchnorms(
-    model: nn.Module,  # any network
-) -> list[nn.Module]:  # its batch normalisations
-    "Every batch normalisation in `model`; `ValueError` when there is none."
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    check(bool(layers), f"model ({type(model).__name__}) has no batch normalisation: there is nothing to do")
-    return layers
-
-# %% ../nbs/10_baenet.ipynb #63-10-baenet
 def recalibrate_batchnorm(
     model: nn.Module,  # changed in place, left in evaluation mode
     run: Callable,  # run() passes representative batches through the model; what it returns is ignored
 ) -> None:
-    "Measure the running statistics of batch normalisation again, as plain averages over the batches of `run()`. `ValueError` when `run` passes none."
-    layers = _batchnorms(model)
+    "Measure the running statistics of batch normalisation again, as plain averages over the batches of `run()`. `ValueError` when the model has none, or `run` passes no batch."
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    check(bool(layers), f"model ({type(model).__name__}) has no batch normalisation: there is nothing to do")
     momenta = [m.momentum for m in layers]
     model.eval()
     for m in layers:
@@ -321,10 +313,3 @@ def recalibrate_batchnorm(
         for m, momentum in zip(layers, momenta): m.momentum = momentum
         model.eval()
     check(all(m.num_batches_tracked > 0 for m in layers), "run passed no batch through the model: call model(...) in it")
-
-# %% ../nbs/10_baenet.ipynb #66-10-baenet
-def freeze_batchnorm(
-    model: nn.Module,  # changed in place
-) -> None:
-    "Let batch normalisation use its running statistics while the rest trains; call it after every `model.train()`."
-    for m in _batchnorms(model): m.eval()

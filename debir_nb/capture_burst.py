@@ -140,10 +140,10 @@ def save_capture(
 # %% ../nbs/35_capture_burst.ipynb #23-35-capture-burst
 def prepare_folder(
     folder: str | os.PathLike,  # for one capture
-) -> Path:  # existing, writable, without a capture in it
+) -> Path:  # existing, writable, without a capture in it; the manifest of one that took nothing may be there
     "Make the folder of a capture. `ValueError` when it holds one already, or nothing can be written there: better now than with a burst in memory."
     folder = Path(folder)
-    check(not (folder/"manifest.json").exists(), f"{folder} holds a capture already: choose another folder")
+    check(not any((folder/name).exists() for name in ("previews", "frame_1.dng")), f"{folder} holds a capture already: choose another folder")
     try: write_manifest(folder, Capture("none yet", error="the camera was not reached"))
     except OSError as e: raise ValueError(f"{folder} cannot be written ({e.strerror}): choose another folder") from e
     return folder
@@ -187,7 +187,7 @@ def capture(
                 check_frame(taken, tolerance)
     except BaseException as e:
         taken.error = f"{type(e).__name__}: {e}"
-        e.add_note(f"{len(taken.frames)} frames are kept in {folder}, with a manifest that says so")
+        if taken.previews: e.add_note(f"{len(taken.frames)} frames are kept in {folder}, with a manifest that says so")
         raise
     finally: save_capture(folder, taken)
     return taken

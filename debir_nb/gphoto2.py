@@ -119,10 +119,9 @@ def _explained(
     except _library().GPhoto2Error as error: raise _explain(camera, error, doing) from error
 
 # %% ../nbs/32_gphoto2.ipynb #22-32-gphoto2
-def find_cameras() -> dict[str, str]:  # address -> model; empty where there are none, or the extra is missing
-    "Cameras that gphoto2 sees."
-    try: found = _library().Camera.autodetect()
-    except ImportError: return {}
+def find_cameras() -> dict[str, str]:  # address -> model; empty where there are none
+    "Cameras that gphoto2 sees. `ImportError` without the extra."
+    found = _library().Camera.autodetect()
     return {f"gphoto2:{found.get_value(i)}": found.get_name(i) for i in range(found.count())}
 
 # %% ../nbs/32_gphoto2.ipynb #23-32-gphoto2
@@ -253,15 +252,6 @@ def _new_raw(
     raise CaptureTimeout("the picture did not come in time: the camera may have lost it, or the timeout is too short")
 
 # %% ../nbs/32_gphoto2.ipynb #37-32-gphoto2
-def _same_kind(
-    first: RawFrame,  # of a burst
-    frame: RawFrame,  # a later one
-) -> None:
-    "`NoRaw` when two frames of a burst differ in size or Bayer tile."
-    kinds = [(f.photo.mosaic.shape, f.photo.pattern) for f in (first, frame)]
-    if kinds[0] != kinds[1]: raise NoRaw(f"one burst, two kinds of frames, {kinds[0]} and {kinds[1]}: leave the camera's format and crop alone during a burst")
-
-# %% ../nbs/32_gphoto2.ipynb #38-32-gphoto2
 class GPhoto2Camera:
     "A PTP camera (USB or network) through libgphoto2. `ImportError` without the extra; errors of `debir_nb.camera` otherwise."
     def __init__(self,
@@ -345,17 +335,13 @@ class GPhoto2Camera:
         shots: Sequence[Shot],  # in the order of capture, of the camera's own steps
         timeout: float = 10.0,  # s that each frame may take beyond its exposure
     ) -> Iterator[RawFrame]:  # one frame for each shot, in order
-        "One capture after the other. `NoRaw` when the frames differ in size or Bayer tile, or a file is damaged."
-        gp, first = _library(), None
+        "One capture after the other. `NoRaw` when a file is damaged or no RAW."
+        gp = _library()
         with _explained(self._camera, "before the burst"):
             while self._camera.wait_for_event(1)[0] != gp.GP_EVENT_TIMEOUT: pass  # what an earlier capture left behind
-        for shot in shots:
-            frame = self._take(shot, timeout)
-            first = first or frame
-            _same_kind(first, frame)
-            yield frame
+        for shot in shots: yield self._take(shot, timeout)
 
-# %% ../nbs/32_gphoto2.ipynb #39-32-gphoto2
+# %% ../nbs/32_gphoto2.ipynb #38-32-gphoto2
 def open_camera(
     address: str,  # gphoto2:PORT
 ) -> GPhoto2Camera:  # to be entered with `with`

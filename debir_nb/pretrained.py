@@ -45,7 +45,7 @@ def models_folder(
     try: ours = root()/"models"
     except FileNotFoundError: ours = None
     found = Path(folder or os.environ.get("DEBIR_MODELS") or ours or "")
-    check(folder or os.environ.get("DEBIR_MODELS") or ours, "no trained networks are named: give their folder, or name it in the environment variable DEBIR_MODELS")
+    check(folder or os.environ.get("DEBIR_MODELS") or ours, "no trained networks are named: give their folder (on the command line: --models), or name it in the environment variable DEBIR_MODELS; a clone of the project fetches released ones by itself")
     missing, why = [name for name in NETWORKS if not (found/name).is_file()], ""
     if missing and ours and found.resolve() == ours.resolve():
         try: fetch(found); missing = []

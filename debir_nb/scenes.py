@@ -9,9 +9,11 @@ __all__ = ['SPLITS', 'FIRST_TICK', 'LEVELS', 'TABLE', 'BLOCK', 'GAIN_RANGE', 'sp
            'check_space', 'build_scenes', 'SceneStore', 'random_gains', 'observe']
 
 # %% ../nbs/16_scenes.ipynb #02-16-scenes
-import csv, hashlib, json, math, os, shutil
+import contextlib, csv, hashlib, json, math, multiprocessing, os, shutil, threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -330,33 +332,55 @@ def _build_scene(
     return {"motion": round(motion, 3), "ticks": n_ticks, **camera, "hash": _hash(place)}
 
 # %% ../nbs/16_scenes.ipynb #46-16-scenes
+def _build_clip(
+    clip: Clip,  # footage
+    scenes: list[dict],  # of the plan, all from this clip
+    begun: Path,  # receives their files
+    n_ticks: int,  # length of a scene, radiance frames
+    code: str,  # hash of the code that builds
+) -> list[dict]:  # rows of the manifest
+    "Write those scenes of a clip that are not there yet."
+    footage, rows = None, []
+    for scene in scenes:
+        place = begun/scene["split"]/f"{scene['row']:05d}.npy"
+        note, made_from = place.with_suffix(".json"), [code, scene, clip.path.stat().st_mtime_ns, clip.path.stat().st_size]
+        done = json.loads(note.read_text()) if note.exists() else {}
+        if done.get("made_from") != made_from:
+            footage = pixels(clip) if footage is None else footage
+            done = {"made_from": made_from, "found": _build_scene(clip, footage, scene, place, n_ticks)}
+            with atomic(note) as tmp: tmp.write_text(json.dumps(done))
+        rows.append(scene | done["found"])
+    return rows
+
+# %% ../nbs/16_scenes.ipynb #48-16-scenes
+def _worker() -> None:
+    "Prepare a process that builds scenes."
+    torch.set_num_threads(1); cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+# %% ../nbs/16_scenes.ipynb #49-16-scenes
 def build_scenes(
     clips: Sequence[Clip],  # footage
     plan: list[dict],  # from `plan_scenes`
     folder: str | Path,  # receives a folder for each split, and scenes.csv
     n_ticks: int,  # length of a scene, radiance frames
+    workers: int = 1,  # processes that share the clips
 ) -> None:
     "Interpolate, unprocess and store every scene of a plan; an interrupted build is continued (paper, Sec. 5.1). `ValueError` when the disk is too small."
     folder = Path(folder); begun = folder.with_name(f".{folder.name}.begun")
     check_space(folder, plan, n_ticks)
     for split in SPLITS: (begun/split).mkdir(parents=True, exist_ok=True)
-    code, rows = fingerprint(n_ticks, sorted(Path(debir_nb.__file__).parent.glob("*.py"))), {}
-    with tqdm(total=len(plan), desc="scenes", unit="scene", delay=5, mininterval=1) as bar:
-        for clip in clips:
-            mine, footage = [scene for scene in plan if scene["clip"] == clip.name], None
-            for scene in mine:
-                place = begun/scene["split"]/f"{scene['row']:05d}.npy"
-                note, made_from = place.with_suffix(".json"), [code, scene, clip.path.stat().st_mtime_ns, clip.path.stat().st_size]
-                done = json.loads(note.read_text()) if note.exists() else {}
-                if done.get("made_from") != made_from:
-                    footage = pixels(clip) if footage is None else footage
-                    done = {"made_from": made_from, "found": _build_scene(clip, footage, scene, place, n_ticks)}
-                    with atomic(note) as tmp: tmp.write_text(json.dumps(done))
-                rows[scene["split"], scene["row"]] = scene | done["found"]
-                bar.update()
+    build = partial(_build_clip, begun=begun, n_ticks=n_ticks, code=fingerprint(n_ticks, sorted(Path(debir_nb.__file__).parent.glob("*.py"))))
+    wanted, rows = [[scene for scene in plan if scene["clip"] == clip.name] for clip in clips], {}
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _worker) if workers > 1 else contextlib.nullcontext()
+    with pool, tqdm(total=len(plan), desc="scenes", unit="scene", delay=5, mininterval=1) as bar:
+        for built in (pool.map if workers > 1 else map)(build, clips, wanted):
+            rows |= {(row["split"], row["row"]): row for row in built}
+            bar.update(len(built))
     _finish(begun, [rows[scene["split"], scene["row"]] for scene in plan], folder)
 
-# %% ../nbs/16_scenes.ipynb #47-16-scenes
+# %% ../nbs/16_scenes.ipynb #50-16-scenes
 def _finish(
     begun: Path,  # the folder with all scenes
     rows: list[dict],  # of the manifest
@@ -372,7 +396,7 @@ def _finish(
     if folder.exists(): shutil.rmtree(folder)
     os.replace(begun, folder)
 
-# %% ../nbs/16_scenes.ipynb #49-16-scenes
+# %% ../nbs/16_scenes.ipynb #52-16-scenes
 class SceneStore:
     "The scenes of one split, read on demand (paper, Sec. 5.1)."
     def __init__(
@@ -428,10 +452,10 @@ class SceneStore:
         rgb2cam = torch.stack([number(f"rgb2cam_{i}{j}") for i in range(3) for j in range(3)], 1).view(-1, 3, 3)
         return CameraColour(rgb2cam, *(number(name) for name in ("red_gain", "blue_gain", "rgb_gain")))
 
-# %% ../nbs/16_scenes.ipynb #53-16-scenes
+# %% ../nbs/16_scenes.ipynb #56-16-scenes
 GAIN_RANGE = (512., 1024.)  # of g_p: ISO 51200 to 102400 at t_p (published code: 102400 to 204800 at t_min)
 
-# %% ../nbs/16_scenes.ipynb #54-16-scenes
+# %% ../nbs/16_scenes.ipynb #57-16-scenes
 def random_gains(
     batch: int,  # how many
     generator: torch.Generator,  # source of randomness
@@ -440,7 +464,7 @@ def random_gains(
     low, high = GAIN_RANGE
     return low + (high - low)*torch.rand(batch, generator=generator)
 
-# %% ../nbs/16_scenes.ipynb #55-16-scenes
+# %% ../nbs/16_scenes.ipynb #58-16-scenes
 def observe(
     simulator: Simulator,  # takes the previews
     light: Light,  # of the scenes

@@ -9,6 +9,7 @@ __all__ = ['restoration_loss', 'warm_up_loss', 'device_of', 'draw_scenes', 'pret
 # %% ../nbs/17_stages.ipynb #02-17-stages
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -24,7 +25,33 @@ from .scenes import SceneStore, observe, random_gains
 from .simulator import Burst, Light, Simulator
 from .training import own_rows
 
-# %% ../nbs/17_stages.ipynb #05-17-stages
+# %% ../nbs/17_stages.ipynb #06-17-stages
+class _SharedLoss(torch.autograd.Function):
+    "`restoration_loss` and its gradients, each thread computing a share of the batch."
+    @staticmethod
+    def forward(ctx, restorer, target, threads, frames, noise_std, *parameters):
+        "The mean of all shares' losses; their gradients are kept for `backward`."
+        def share(rows):
+            torch.set_num_threads(1)  # of this thread
+            inputs = [x[rows].detach().requires_grad_(x.requires_grad) for x in (frames, noise_std)]
+            wanted = [x for x in (*inputs, *parameters) if x.requires_grad]
+            with torch.enable_grad(): loss = (restorer(*inputs) - target[rows]).abs().sum()/target.numel()
+            return loss.detach(), torch.autograd.grad(loss, wanted, materialize_grads=True)  # of parts that a restorer does not use: zeros
+        shares = torch.arange(len(target)).tensor_split(min(threads, len(target)))
+        try:
+            with ThreadPoolExecutor(len(shares)) as pool: losses, gradients = zip(*pool.map(share, [slice(int(rows[0]), int(rows[-1]) + 1) for rows in shares]))
+        finally: torch.set_num_threads(threads)
+        inputs = sum(x.requires_grad for x in (frames, noise_std))
+        found = iter([torch.cat(parts) if i < inputs else sum(parts) for i, parts in enumerate(zip(*gradients))])
+        ctx.gradients = [next(found) if x.requires_grad else None for x in (frames, noise_std, *parameters)]
+        return sum(losses)
+
+    @staticmethod
+    def backward(ctx, scale):
+        "The kept gradients, scaled."
+        return None, None, None, *[None if gradient is None else scale*gradient for gradient in ctx.gradients]
+
+# %% ../nbs/17_stages.ipynb #07-17-stages
 def restoration_loss(
     restorer: nn.Module,  # (frames, noise_std) -> restored
     burst: Burst,  # what the camera delivers
@@ -32,9 +59,12 @@ def restoration_loss(
 ) -> Float[Tensor, ""]:  # mean absolute error, linear RAW
     "L_restore, and L_DEBIR when the burst's exposures came from BAENet (paper, Eqs. 11 and 13); of this process's share when several train."
     mine = own_rows(len(target))
-    return (restorer(burst.frames[mine], burst.noise_std[mine]) - target[mine]).abs().mean()
+    frames, noise_std, target = burst.frames[mine], burst.noise_std[mine], target[mine]
+    threads = torch.get_num_threads() if frames.device.type == "cpu" and torch.is_grad_enabled() else 1
+    if min(threads, len(frames)) > 1: return _SharedLoss.apply(restorer, target, threads, frames, noise_std, *restorer.parameters())
+    return (restorer(frames, noise_std) - target).abs().mean()
 
-# %% ../nbs/17_stages.ipynb #06-17-stages
+# %% ../nbs/17_stages.ipynb #08-17-stages
 def warm_up_loss(
     exposures: Float[Tensor, "b n"],  # predicted t_i, s
     pseudo: Float[Tensor, "b n"],  # t_pseudo-gt, s
@@ -42,14 +72,14 @@ def warm_up_loss(
     "L_warm-up (paper, Eq. 12), in ticks so that its size does not depend on the unit of time."
     return (exposures - pseudo).abs().mean()/FRAME_TIME
 
-# %% ../nbs/17_stages.ipynb #08-17-stages
+# %% ../nbs/17_stages.ipynb #10-17-stages
 def device_of(
     network: nn.Module,  # with at least one parameter
 ) -> torch.device:  # of its first parameter
     "Where a network's parameters are, and its data must go."
     return next(network.parameters()).device
 
-# %% ../nbs/17_stages.ipynb #09-17-stages
+# %% ../nbs/17_stages.ipynb #11-17-stages
 def draw_scenes(
     store: SceneStore,  # of the stage's split
     batch: int,  # scenes
@@ -60,7 +90,7 @@ def draw_scenes(
     index = torch.randint(len(store), (batch,), generator=generator)
     return index, store.light(index).to(device), random_gains(batch, generator).to(device)
 
-# %% ../nbs/17_stages.ipynb #10-17-stages
+# %% ../nbs/17_stages.ipynb #12-17-stages
 def pretraining_loss(
     restorer: nn.Module,  # (frames, noise_std) -> restored; learns
     store: SceneStore,  # D_restore
@@ -74,7 +104,7 @@ def pretraining_loss(
     burst = simulator.burst(light, random_exposures(batch, n_frames, generator).to(gain.device), gain, generator)
     return restoration_loss(restorer, burst, simulator.target(light)), {}
 
-# %% ../nbs/17_stages.ipynb #11-17-stages
+# %% ../nbs/17_stages.ipynb #13-17-stages
 def debir_loss(
     policy: Policy,  # chooses the exposures; learns in S2-2
     restorer: nn.Module,  # (frames, noise_std) -> restored; learns in S3
@@ -91,7 +121,7 @@ def debir_loss(
     report = {f"t{i + 1}": t for i, t in enumerate(ticks.mean(0).tolist())} | {f"t{i + 1}_std": t for i, t in enumerate(ticks.std(0).tolist())}
     return restoration_loss(restorer, burst, simulator.target(light)), report
 
-# %% ../nbs/17_stages.ipynb #13-17-stages
+# %% ../nbs/17_stages.ipynb #15-17-stages
 def candidates(
     n_frames: int,  # frames in a burst
 ) -> Float[Tensor, "5 n"]:  # exposure vectors, s
@@ -99,7 +129,7 @@ def candidates(
     ticks = torch.tensor([8., 16, 24, 32])[:, None].expand(4, n_frames)
     return torch.cat([ticks, torch.linspace(8, 32, n_frames)[None]])*FRAME_TIME
 
-# %% ../nbs/17_stages.ipynb #14-17-stages
+# %% ../nbs/17_stages.ipynb #16-17-stages
 @torch.no_grad()
 def restoration_errors(
     restorer: nn.Module,  # (frames, noise_std) -> restored
@@ -113,7 +143,7 @@ def restoration_errors(
     burst = simulator.burst(light, exposures, gain, generator(*key))
     return (restorer(burst.frames, burst.noise_std) - simulator.target(light)).square().mean((1, 2, 3))
 
-# %% ../nbs/17_stages.ipynb #15-17-stages
+# %% ../nbs/17_stages.ipynb #17-17-stages
 def candidate_errors(
     restorer: nn.Module,  # trained in S1
     simulator: Simulator,  # takes the bursts
@@ -125,7 +155,7 @@ def candidate_errors(
     "How well each exposure vector is restored, scene by scene (paper, Sec. 5.3)."
     return torch.stack([restoration_errors(restorer, simulator, light, gain, vector.to(gain).expand(len(gain), -1), key) for vector in vectors], 1)
 
-# %% ../nbs/17_stages.ipynb #18-17-stages
+# %% ../nbs/17_stages.ipynb #20-17-stages
 def open_scenes(
     folder: Path,  # written by the stage scenes
     split: str,  # restore, baenet or test
@@ -139,7 +169,7 @@ def open_scenes(
     check(have >= needed, f"n_frames is {n_frames}: its budget asks for {needed} ticks and the scenes in {folder.name} last {have}; run the stage scenes with n_frames={n_frames}")
     return store
 
-# %% ../nbs/17_stages.ipynb #19-17-stages
+# %% ../nbs/17_stages.ipynb #21-17-stages
 @torch.no_grad()
 def evaluate(
     policy: Policy,  # chooses the exposures

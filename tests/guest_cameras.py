@@ -26,8 +26,8 @@ from debir_nb.camera import CameraError, NoCamera, Shot, choose  # noqa: E402
 SHOTS = [Shot(t, g) for t, g in ((1e-3, 1), (2e-3, 1), (4e-3, 1), (4e-3, 4), (50e-3, 1), (1e-3, 1))]
 
 
-def opened(device, **options):
-    return v4l2.V4L2Camera(f"v4l2:{device.path}", black=64, white=4095, **options)
+def opened(device, black=64, **options):
+    return v4l2.V4L2Camera(f"v4l2:{device.path}", black, white=4095, **options)
 
 
 def exact(device, frame):
@@ -59,11 +59,11 @@ def vivid():
 
 
 def bracket():
-    with UvcCamera() as device, opened(device) as camera:
+    with UvcCamera() as device, opened(device, black=None) as camera:
         frames = list(camera.burst(SHOTS))
         values = [(frame.achieved.exposure, frame.achieved.gain) for frame in frames]
         light = [(frame.photo.mosaic - 64.0).mean()/frame.achieved.value for frame in frames]
-        return dict(exact=[exact(device, frame) for frame in frames], achieved=values, settle=camera._settle,
+        return dict(exact=[exact(device, frame) for frame in frames], achieved=values, settle=camera._settle, black=frames[0].photo.black.tolist(),
                     ratio=max(light)/min(light), starts=[frame.start for frame in frames], pattern=camera.capabilities.pattern, bits=camera.capabilities.bits)
 
 

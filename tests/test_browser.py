@@ -1,4 +1,4 @@
-"""The explorers in a real JupyterLab, in Chromium without a window, moved by a mouse. Deselected by default: make test-browser."""
+"""The explorers and a lesson in a real JupyterLab, in Chromium without a window, moved by a mouse and typed into. Deselected by default: make test-browser."""
 import os
 import re
 import secrets
@@ -173,3 +173,27 @@ def test_an_explorer_answers_to_the_mouse(page, lab, name, tmp_path):
         idle(page)
     page.screenshot(path=tmp_path/"used.png")
     assert page.locator("[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+
+
+ANSWERS = {  # to the second exercise of the first lesson -> what its check must then say
+    "def noise_std(ticks, signal, shot, read): return (shot*signal + read)**.5": "does not depend on the exposure",
+    "def noise_std(ticks, signal, shot, read): return (16/ticks*shot*signal + (16/ticks)**2*read)**.5": "✓ Right",
+}
+
+
+def test_a_lesson_answers_to_what_is_typed(page, lab, tmp_path):
+    run_all(page, lab, "course/01_light_and_noise")
+    exercise, check = (page.locator(".jp-CodeCell", has_text=text).first for text in ("# Exercise 2:", "check_noise_std(noise_std)"))
+    check.locator(".jp-OutputArea-output").wait_for()
+    empty = page.locator(".jp-OutputArea-output", has_text="still empty")
+    empty.nth(2).wait_for()
+    idle(page)
+    for answer, told in ANSWERS.items():
+        exercise.locator(".cm-content").click()
+        page.keyboard.press("ControlOrMeta+A")
+        page.keyboard.insert_text("# Exercise 2:\n" + answer)
+        page.keyboard.press("Shift+Enter")
+        page.keyboard.press("Shift+Enter")
+        check.locator(".jp-OutputArea-output", has_text=told).wait_for()
+    page.screenshot(path=tmp_path/"answered.png")
+    assert empty.count() == 2

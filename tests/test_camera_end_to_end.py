@@ -14,6 +14,7 @@ from debir_nb.camera import CameraLost, Shot, auto_exposure, departure
 from debir_nb.capture_burst import capture
 from debir_nb.core import generator
 from debir_nb.dng import normalise, read_raw
+from debir_nb.policies import bracket
 from debir_nb.pretrained import load_pretrained
 from debir_nb.raw import random_colour, sample_cfa, unprocess
 from debir_nb.restore_files import digital_gains, read_burst, restore_photos
@@ -70,13 +71,27 @@ def test_the_restored_image_beats_the_best_frame(emulator, tmp_path):
     assert restored > max(single)
 
 
-def test_a_cable_pulled_in_the_middle_leaves_the_frames_on_disk(emulator, tmp_path):
-    policy = BAENet().eval()
+def break_burst(emulator, frame, fault):
+    "Let something go wrong at a frame of the burst, counted from 0."
     with gphoto2.open_camera(f"gphoto2:{emulator.port}") as camera:  # how many previews does metering take?
         auto_exposure(camera)
     previews = len(emulator.log()["shots"]) + 2
-    emulator.reset(faults={previews + 2: "unplug"}, **emulator.options)
+    emulator.reset(faults={previews + frame: fault}, **emulator.options)
+
+
+def test_a_cable_pulled_in_the_middle_leaves_the_frames_on_disk(emulator, tmp_path):
+    policy = BAENet().eval()
+    break_burst(emulator, 2, "unplug")
     with pytest.raises(CameraLost): capture(gphoto2.open_camera(f"gphoto2:{emulator.port}"), policy, tmp_path/"burst")
     written = json.loads((tmp_path/"burst/manifest.json").read_text())
     assert not written["complete"] and "CameraLost" in written["error"] and len(written["frames"]) == len(list((tmp_path/"burst").glob("frame_*.dng"))) == 2
+    assert emulator.released()
+
+
+@pytest.mark.parametrize("fault, words", [("other_size", "frame 3 has the size"), ("other_cfa", "frame 3 has the Bayer pattern")])
+def test_frames_of_two_kinds_in_one_burst_are_refused_and_kept(emulator, tmp_path, fault, words):
+    break_burst(emulator, 2, fault)
+    with pytest.raises(ValueError, match=words): capture(gphoto2.open_camera(f"gphoto2:{emulator.port}"), bracket(4), tmp_path/"burst")
+    written = json.loads((tmp_path/"burst/manifest.json").read_text())
+    assert not written["complete"] and words in written["error"] and len(written["frames"]) == len(list((tmp_path/"burst").glob("frame_*.dng"))) == 3
     assert emulator.released()

@@ -36,7 +36,7 @@ def test_vivid(found):
 
 
 def test_bracket(found):
-    assert found["exact"] == [True]*6
+    assert found["exact"] == [True]*6 and {abs(black - 64) <= 1 for row in found["black"] for black in row} == {True}
     assert [[round(exposure*1e4), gain] for exposure, gain in found["achieved"]] == [[10, 1], [20, 1], [40, 1], [40, 4], [500, 1], [10, 1]]
     assert found["ratio"] < 1.02 and found["settle"] >= 3 and found["starts"] == sorted(found["starts"]) and (found["pattern"], found["bits"]) == ("RGGB", 16)
 

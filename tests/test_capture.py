@@ -194,6 +194,8 @@ def test_a_fault_before_the_burst_leaves_a_manifest_without_frames(tmp_path, err
     with pytest.raises(type(error)): capture(broken, bracket(4), tmp_path/"burst")
     said = written(tmp_path/"burst")
     assert said["frames"] == [] and str(error) in said["error"] and said["motion"] is None
+    capture(camera(), bracket(4), tmp_path/"burst")  # nothing was taken, so that it may be tried again
+    assert written(tmp_path/"burst")["complete"] and (tmp_path/"burst"/"frame_4.dng").exists()
     if where == "preview":
         with broken: pass
 
@@ -259,6 +261,8 @@ def test_a_capture_is_never_overwritten(tmp_path):
     before = (tmp_path/"burst"/"manifest.json").read_bytes()
     with pytest.raises(ValueError, match="holds a capture already"): capture(camera(), bracket(4), tmp_path/"burst")
     assert (tmp_path/"burst"/"manifest.json").read_bytes() == before
+    with pytest.raises(CameraLost): capture(failing(CameraLost("gone"), 1), bracket(4), tmp_path/"broken")
+    with pytest.raises(ValueError, match="holds a capture already"): capture(camera(), bracket(4), tmp_path/"broken")
 
 
 # Two cameras

@@ -67,11 +67,15 @@ def test_every_help_has_an_example(command, capsys):
     if command is None: assert all(name in said for name in COMMANDS)
 
 
-def test_cameras_are_listed_and_a_backend_that_cannot_be_imported_has_none(capsys, monkeypatch):
-    monkeypatch.setattr("debir_nb.cli.BACKENDS", {"simulated": "debir_nb.simulated_camera", "other": "debir_nb.no_such_backend"})
-    assert list(find_cameras()) == ["simulated"]
+def test_cameras_are_listed_and_a_backend_without_its_package_says_how_to_get_it(capsys, monkeypatch, tmp_path):
+    for package in ("gphoto2", "linuxpy.video.device"): monkeypatch.setitem(sys.modules, package, None)
+    assert list(find_cameras()) == ["simulated", "gphoto2", "v4l2"]
     main(["cameras"])
-    assert capsys.readouterr().out.startswith("simulated ")
+    simulated, *others = capsys.readouterr().out.splitlines()
+    assert simulated.startswith("simulated ")
+    for name, line in zip(("gphoto2", "v4l2"), others, strict=True):
+        assert line.startswith(f"{name} ") and "not available: " in line and f"pip install 'debir_nb[{name}]'" in line
+        for address in (name, f"{name}:nowhere"): assert f"pip install 'debir_nb[{name}]'" in fails("capture", "--policy", "bracket", "--camera", address, "--out", tmp_path/"out")
 
 
 def test_a_camera_is_opened_by_address_by_backend_or_not_at_all(monkeypatch):
@@ -123,11 +127,29 @@ def test_a_photograph_is_simulated_without_trained_networks(tmp_path, capsys):
     (["restore", "nowhere", "-o", "x.jpg"], "write .dng"), (["restore", "nowhere", "-o", "x.png"], "nowhere is no folder"),
     (["capture", "--policy", "bracket", "--camera", "leica", "--out", "OUT"], "leica is no address"),
     (["simulate", "nowhere.mp4", "--policy", "bracket", "--out", "OUT"], "does not exist"),
-    (["expose", "a.dng", "--previous", "b.dng", "--policy", "bracket"], "No such file"),
+    (["expose", "a.dng", "--previous", "b.dng", "--policy", "bracket"], "error: b.dng: No such file"),
+    (["capture", "--policy", "bracket", "--camera", "v4l2:/dev/video0,dark=1", "--out", "OUT"], "such as v4l2:/dev/video0,black=64"),
     (["capture", "--models", "nowhere", "--out", "OUT"], "does not hold baenet.pt")])
 def test_what_goes_wrong_is_one_line(line, words, tmp_path):
     said = fails(*[str(tmp_path/"out") if word == "OUT" else word for word in line])
     assert said.startswith("error: ") and words in said and "\n" not in said and not (tmp_path/"out").exists()
+
+
+@pytest.mark.parametrize("line", [["expose", "a", "--previous", "b", "--interval"], ["capture", "--out", "c", "--timeout"], ["restore", "c", "-o", "d.png", "--memory"]])
+@pytest.mark.parametrize("number", ["0", "-1", "nan", "inf", "soon"])
+def test_numbers_that_must_be_above_0(line, number, capsys):
+    with pytest.raises(SystemExit) as caught: main([*line[:-1], f"{line[-1]}={number}"])
+    assert caught.value.code == 2 and f"{number} is no number above 0" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(models, burst, tmp_path, monkeypatch):
+    (tmp_path/"file").write_text("")
+    (tmp_path/"folder.png").mkdir()
+    monkeypatch.setattr("debir_nb.cli.restore_photos", lambda *_: pytest.fail("restored in vain"))
+    for name, words in (("file/r.png", "cannot be written"), ("folder.png", "is a folder")):
+        assert words in fails("restore", burst, "-o", tmp_path/name, "--models", models)
+    assert "cannot be written" in fails("export", tmp_path/"file"/"baenet.onnx", "--models", models)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
 
 
 def test_a_fault_says_what_was_kept(models, tmp_path, monkeypatch):
@@ -145,7 +167,8 @@ def test_it_runs_from_a_shell(tmp_path):
     command = [sys.executable, "-m", "debir_nb.cli", "capture", "--out", "burst"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})
     assert done.returncode == 1 and not done.stdout
-    assert done.stderr.strip() == "error: no trained networks are named: give their folder, or name it in the environment variable DEBIR_MODELS"
+    assert done.stderr.strip() == ("error: no trained networks are named: give their folder (on the command line: --models), or name it in "
+                                   "the environment variable DEBIR_MODELS; a clone of the project fetches released ones by itself")
 
 
 # Trained networks

@@ -62,6 +62,9 @@ def test_files_come_in_the_order_of_their_numbers_and_a_manifest_has_the_last_wo
     assert [p.name for p in raw_files(tmp_path)] == ["IMG_10.dng", "IMG_8.dng"]
     (tmp_path/"manifest.json").write_text(json.dumps({"frames": []}))
     with pytest.raises(ValueError, match="manifest lists none"): raw_files(tmp_path)
+    for damaged in ("{", "[]", '{"frames": [{}]}'):
+        (tmp_path/"manifest.json").write_text(damaged)
+        with pytest.raises(ValueError, match="manifest.json is damaged.*remove it"): raw_files(tmp_path)
 
 
 def test_a_folder_without_frames_is_named(tmp_path):
@@ -169,8 +172,9 @@ def test_the_restored_dng_opens_everywhere_and_the_png_is_the_picture(tmp_path, 
     assert seen.shape == (48, 64, 3) and np.abs(seen/255 - develop(restored, reference.colour())[0].permute(1, 2, 0).numpy()).max() < .51/255
 
 
-@pytest.mark.parametrize("orientation, turns", [(1, 0), (3, 2), (6, -1), (8, 1)])
-def test_an_orientation_is_carried_to_the_dng_and_turns_the_png(tmp_path, restorer, orientation, turns):
+@pytest.mark.parametrize("orientation, turns, mirrored", [(1, 0, False), (2, 0, True), (3, 2, False), (4, 2, True), (5, 1, True), (6, -1, False), (7, -1, True), (8, 1, False)])
+def test_an_orientation_is_carried_to_the_dng_and_turns_the_png(tmp_path, restorer, orientation, turns, mirrored):
+    "EXIF's eight: quarter turns, and the same mirrored left to right before they are turned."
     photos = [photo(exposure=t, iso=1600*T_MIN/t, orientation=orientation) for t in (T_MIN, 2*T_MIN, 2*T_MIN, 4*T_MIN)]
     restored, reference = restore_folder(write_burst(tmp_path, photos), restorer)
     assert reference.orientation == orientation and (reference.mosaic == photos[0].mosaic).all()
@@ -178,7 +182,8 @@ def test_an_orientation_is_carried_to_the_dng_and_turns_the_png(tmp_path, restor
     again = read_raw(tmp_path/"r.dng")
     assert again.orientation == orientation and again.mosaic.shape == (48, 64)
     with rawpy.imread(str(tmp_path/"r.dng")) as raw: developed = raw.postprocess(half_size=True, no_auto_bright=True).mean(2)
-    seen, upright = np.asarray(Image.open(tmp_path/"r.png")), np.rot90(develop(restored, reference.colour())[0].permute(1, 2, 0).numpy(), turns)
+    picture = develop(restored, reference.colour())[0].permute(1, 2, 0).numpy()
+    seen, upright = np.asarray(Image.open(tmp_path/"r.png")), np.rot90(picture[:, ::-1] if mirrored else picture, turns)
     assert seen.shape == upright.shape and np.abs(seen/255 - upright).max() < .51/255
     assert np.corrcoef(developed.ravel(), seen[::2, ::2].mean(2).ravel())[0, 1] > .98  # LibRaw turns it the same way
 

@@ -238,6 +238,12 @@ def test_an_interrupted_build_goes_on_where_it_stopped_and_gives_the_same_bytes(
     assert [p.name for p in tmp_path.iterdir()] == ["scenes"]
 
 
+def test_two_processes_build_the_same_bytes(built, tmp_path):
+    folder, clips, plan = built
+    build_scenes(clips, plan, tmp_path/"scenes", 228, workers=2)
+    assert contents(tmp_path/"scenes") == contents(folder)
+
+
 @pytest.mark.parametrize("end", [".npy", ".sums.npy"])
 def test_a_store_file_that_changed_or_vanished(built, tmp_path, end):
     shutil.copytree(built[0], tmp_path/"scenes")

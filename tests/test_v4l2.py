@@ -7,7 +7,7 @@ from v4l2_kernel import FakeVideo, pack
 
 from debir_nb import v4l2
 from debir_nb.camera import CameraBusy, CameraError, CameraLost, CaptureTimeout, ExposureRefused, NoCamera, NoRaw, Shot, departure
-from debir_nb.v4l2 import RawStream, V4L2Camera, bayer_format, find_cameras, frames_to_settle, unpack_bayer
+from debir_nb.v4l2 import RawStream, V4L2Camera, bayer_format, find_cameras, frames_to_settle, open_camera, unpack_bayer
 
 ORDERS = ["RGGB", "BGGR", "GRBG", "GBRG"]
 FORMATS = [f"S{order}{bits}" for order in ORDERS for bits in (8, 10, 12, 14, 16, "10P", "12P", "14P")]
@@ -90,7 +90,7 @@ def test_gains():
         assert camera.capabilities.gains.values == (1.0,) and camera.preview(Shot(5e-3, 8)).achieved == Shot(5e-3, 1)
     with FakeVideo(controls=("time", "gain from 0")) as device, opened(device) as camera:
         assert camera.capabilities.gains.values == (1.0,) and camera.preview(Shot(5e-3, 8)).achieved == Shot(5e-3, 1)  # its law is not known
-    with FakeVideo() as device, opened(device, unity=16) as camera:
+    with FakeVideo() as device, opened(device, black=0, unity=16) as camera:
         assert camera.capabilities.gains.high == 4 and camera.preview(Shot(5e-3, 2)).achieved == Shot(5e-3, 2) and device.setting() == (5e-3, 32)
 
 
@@ -98,6 +98,55 @@ def test_levels_are_those_given_and_checked():
     with FakeVideo("SRGGB16") as device, opened(device, black=64, white=4095) as camera:
         assert camera.preview(Shot(1e-4)).photo.white == 4095
         with pytest.raises(NoRaw, match="4095"): camera.preview(Shot(50e-3))
+
+
+@pytest.mark.parametrize("layout, black", [("SRGGB8", 16), ("SRGGB10P", 64), ("SRGGB12", 256), ("SRGGB16", 4096), ("SRGGB12", 0)])
+def test_black_is_where_the_counts_lead_without_exposure(layout, black):
+    for step in (1, 50):  # the exposures that it really has are read back
+        with FakeVideo(layout, black=black, step=step) as device, opened(device, settle=None) as camera: photo = camera.preview(Shot(5e-3)).photo
+        assert np.abs(photo.black - black).max() <= 1 and np.ptp(photo.black) == 0
+
+
+def test_saturated_pixels_and_a_covered_lens_do_not_move_black():
+    noise = np.random.default_rng(0)
+    for sun in (0, 9e5):  # counts/s in a third of the pixels
+        with FakeVideo(black=100) as device:
+            lit = np.tile([0, 0, sun], 16)
+            device.picture = lambda exposure, gain=1, lit=lit: (100 + lit*exposure*gain + noise.normal(0, 2, (32, 48))).round().clip(0, 4095).astype(np.uint16)
+            with opened(device) as camera: assert camera.preview(Shot(5e-3)).photo.black == pytest.approx(np.full((2, 2), 100.), abs=1)
+
+
+def test_declared_black_is_not_measured():
+    with FakeVideo(black=100) as device, opened(device, black=64) as camera:
+        assert not device.exposed and (camera.preview(Shot(5e-3)).photo.black == 64).all()
+
+
+def sunlit(device): return lambda exposure, gain=1: np.full((device.height, device.width), 4095, np.uint16)
+
+
+def brightening(device): return lambda exposure, gain=1: np.full((device.height, device.width), 100 + 3*len(device.exposed), np.uint16) + np.eye(32, 48, dtype=np.uint16)
+
+
+def accelerating(device): return lambda exposure, gain=1: np.full((device.height, device.width), 3e6*exposure**1.5, np.uint16) + np.eye(32, 48, dtype=np.uint16)
+
+
+@pytest.mark.parametrize("scene, words", [(sunlit, "100% of the pixels are saturated"), (brightening, "the light changed"), (accelerating, "do not grow")])
+def test_black_that_cannot_be_measured_is_refused_unless_it_is_declared(scene, words):
+    with FakeVideo() as device:
+        device.picture = scene(device)
+        with pytest.raises(NoRaw, match=f"{words}.*cover its lens.*{device.path},black=64"): opened(device).__enter__()
+        assert not device.opened
+        with opened(device, black=64) as camera: assert (camera.preview(Shot(5e-3)).photo.black == 64).all()
+
+
+def test_what_the_driver_does_not_tell_is_declared_in_the_address():
+    with FakeVideo("SRGGB16", black=64) as device:
+        with open_camera(f"v4l2:{device.path},black=64,white=4095,settle=3,unity=2") as camera: photo, gains = camera.preview(Shot(1e-4)).photo, camera.capabilities.gains
+    assert (photo.black == 64).all() and photo.white == 4095 and gains.high == 32
+    for wrong in ("dark=64", "black=-1", "black=a", "black", ""):
+        with pytest.raises(ValueError, match="declares.*such as v4l2:/dev/video0,black=64"): open_camera(f"v4l2:/dev/video0,{wrong}")
+    for black, white in ((64, 64), (-1, None)):
+        with pytest.raises(ValueError, match="0 <= black < white"): V4L2Camera("v4l2:/dev/video0", black=black, white=white)
 
 
 @pytest.mark.parametrize("error, options", [
@@ -151,8 +200,8 @@ def test_a_format_by_name():
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "linuxpy.video.device", None)
-    assert find_cameras() == {}
-    with pytest.raises(ImportError, match=r"debir_nb\[v4l2\]"): V4L2Camera("v4l2:/dev/video0").__enter__()
+    for needs_it in (find_cameras, V4L2Camera("v4l2:/dev/video0").__enter__):
+        with pytest.raises(ImportError, match=r"debir_nb\[v4l2\]"): needs_it()
 
 
 def test_another_error_of_the_kernel_is_a_camera_error():

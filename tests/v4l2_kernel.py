@@ -50,12 +50,13 @@ class Handle(io.FileIO):
 
 class FakeVideo:
     """`latency`: frames between setting a control and the sensor's obeying. `auto`: 'on' (can be switched off) or 'locked'. `step`: exposures fall to its
-    multiples.
+    multiples. `black`: counts without light.
     `stalled` and `gone` may be set at any time; `torn` counts frames that come out with an error."""
 
-    def __init__(self, layout="SRGGB12", size=(32, 48), latency=2, auto="on", controls=("time", "gain"), step=1, padding=0, card="fake sensor"):
+    def __init__(self, layout="SRGGB12", size=(32, 48), latency=2, auto="on", controls=("time", "gain"), step=1, padding=0, black=0,
+                 card="fake sensor"):
         self.height, self.width = size
-        self.layout, self.latency, self.auto, self.step, self.padding, self.card = layout, latency, auto, step, padding, card
+        self.layout, self.latency, self.auto, self.step, self.padding, self.black, self.card = layout, latency, auto, step, padding, black, card
         self.bayer = bayer_format(layout)
         self.values = {CONTROL.EXPOSURE_AUTO: 3}  # aperture priority
         self.ranges = {CONTROL.EXPOSURE_AUTO: (0, 3)}
@@ -70,7 +71,7 @@ class FakeVideo:
         "What a noiseless sensor records, counts."
         bits = self.bayer.bits if self.bayer else 8
         rates = (np.arange(self.height)[:, None]*3 + np.arange(self.width)*5 + 40)*0.1*2**bits
-        return np.minimum(rates*exposure*gain, 2**bits - 1).astype(np.uint16)
+        return np.minimum(self.black + rates*exposure*gain, 2**bits - 1).astype(np.uint16)
 
     def setting(self):
         exposure = self.values.get(CONTROL.EXPOSURE_ABSOLUTE, 100)
