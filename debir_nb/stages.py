@@ -58,10 +58,11 @@ def restoration_loss(
     target: Float[Tensor, "b c h w"],  # I_gt, linear RAW
 ) -> Float[Tensor, ""]:  # mean absolute error, linear RAW
     "L_restore, and L_DEBIR when the burst's exposures came from BAENet (paper, Eqs. 11 and 13); of this process's share when several train."
-    mine = own_rows(len(target))
+    mine, batch = own_rows(len(target)), len(target)
     frames, noise_std, target = burst.frames[mine], burst.noise_std[mine], target[mine]
-    threads = torch.get_num_threads() if frames.device.type == "cpu" and torch.is_grad_enabled() else 1
-    if min(threads, len(frames)) > 1: return _SharedLoss.apply(restorer, target, threads, frames, noise_std, *restorer.parameters())
+    alone = len(target) == batch  # several processes share the processor already
+    threads = torch.get_num_threads() if alone and frames.device.type == "cpu" and torch.is_grad_enabled() else 1
+    if min(threads, batch) > 1: return _SharedLoss.apply(restorer, target, threads, frames, noise_std, *restorer.parameters())
     return (restorer(frames, noise_std) - target).abs().mean()
 
 # %% ../nbs/17_stages.ipynb #08-17-stages
