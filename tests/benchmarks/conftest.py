@@ -1,12 +1,13 @@
-"""Timing and the table. Everything is processor time on one thread, the least of several, what is compared taken in turns: other work on the machine lengthens nothing."""
+"""Timing and the table. Times are processor time on one thread, the least of several, what is compared taken in turns: other work on the machine lengthens little."""
 import gc
 import json
+import operator
+import os
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from debir_nb.core import atomic
 
@@ -26,12 +27,6 @@ def fastest(*forms, rounds=5):
     return [min(times) for times in took]
 
 
-def flops(form):
-    "Floating-point operations of convolutions and matrix products; a grouped convolution counts its groups alone."
-    with FlopCounterMode(display=False) as counter, torch.no_grad(): form()
-    return counter.get_total_flops()
-
-
 @pytest.fixture(scope="session", autouse=True)
 def machine():
     "What this machine can do at best, on one thread, measured in the same run."
@@ -39,7 +34,7 @@ def machine():
     a, b, c = torch.rand(1024, 1024), torch.rand(1024, 1024), torch.empty(1024, 1024)
     big, copy = torch.rand(2**25), torch.empty(2**25)
     sgemm, memcpy = fastest(lambda: torch.mm(a, b, out=c), lambda: copy.copy_(big), rounds=9)
-    MACHINE.update(sgemm_gflops=2*1024**3/sgemm/1e9, memcpy_gb_s=2*4*2**25/memcpy/1e9, torch=torch.__version__, threads=1)
+    MACHINE.update(sgemm_gflops=2*1024**3/sgemm/1e9, memcpy_gb_s=2*4*2**25/memcpy/1e9, torch=torch.__version__, cores=os.cpu_count())
     return MACHINE
 
 
@@ -53,26 +48,36 @@ def repeatable():
 @pytest.fixture
 def row(request, benchmark, machine):
     """Put a line into the table: `form` timed by pytest-benchmark as well, against `reference` where there is one.
-    Bytes are those that must move at least; FLOPs those of convolutions and products."""
-    def write(what, form, reference=None, against="", flop=0, moved=0, rounds=5):
+    Bytes are those that must move at least; FLOPs those of convolutions and products. All are divided by `share`, the bursts that `form` makes at once."""
+    def write(what, form, reference=None, against="", flop=0, moved=0, rounds=5, share=1):
         times = fastest(form, *([reference] if reference else []), rounds=rounds)
         benchmark.pedantic(form, rounds=1)
-        line = {"what": what, "ms": 1e3*times[0], "against": against, "ratio": times[1]/times[0] if reference else None,
-                "gflop": flop/1e9, "of_sgemm": flop/times[0]/1e9/machine["sgemm_gflops"] if flop else None,
-                "mb": moved/1e6, "of_memcpy": moved/times[0]/1e9/machine["memcpy_gb_s"] if moved else None,
-                "command": f"make bench BENCH=\"-k {request.node.originalname}\""}
-        note(line)
-        return line
+        return note({"what": what, "ms": 1e3*times[0]/share, "against": against, "ratio": times[1]/times[0] if reference else None,
+                     "gflop": flop/share/1e9, "of_sgemm": flop/times[0]/1e9/machine["sgemm_gflops"] if flop else None,
+                     "mb": moved/share/1e6, "of_memcpy": moved/times[0]/1e9/machine["memcpy_gb_s"] if moved else None}, request)
     return write
 
 
-def note(line):
-    "Keep a line for the table."
+def note(line, request):
+    "Keep a line for the table, with the load of the machine and the command that measures it again."
     ROWS.append(line)
-    print({k: round(v, 3) if isinstance(v, float) else v for k, v in line.items()})
+    line["load"] = os.getloadavg()[0]
+    line["command"] = f"make bench BENCH=\"{'-m long ' if request.node.get_closest_marker('long') else ''}-k {request.node.originalname}\""
+    return line
+
+
+def judge(line, **targets):
+    "Write the targets into a line, each as (sign, limit), and fail where one is not reached."
+    line["targets"] = targets
+    missed = [f"{name} is {line[name]:.3g}, the target {sign} {limit}" for name, (sign, limit) in targets.items() if not {">=": operator.ge, "<=": operator.le}[sign](line[name], limit)]
+    print("\n" + line["what"], {name: round(value, 4) for name, value in line.items() if isinstance(value, float)})
+    assert not missed, missed
 
 
 def pytest_sessionfinish(session, exitstatus):
-    "The table is replaced by a run of all benchmarks, failed ones included, and left alone by a run of some."
-    if ROWS and not session.config.getoption("keyword"):
-        with atomic(ROOT/"results"/"benchmarks.json") as tmp: tmp.write_text(json.dumps({"machine": MACHINE, "rows": ROWS}, indent=1))
+    "What was measured replaces its own lines of the table, those that missed a target included; the other lines stay as an earlier run left them."
+    path = ROOT/"results"/"benchmarks.json"
+    old = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = {row["what"]: row for row in old + ROWS}
+    if ROWS:
+        with atomic(path) as tmp: tmp.write_text(json.dumps({"machine": MACHINE, "rows": list(rows.values())}, indent=1))

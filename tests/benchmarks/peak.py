@@ -11,9 +11,6 @@ from debir_nb.burstormer import Burstormer
 from debir_nb.full_size import restore_full_size
 from debir_nb.simulator import Simulator, collect, timeline
 
-torch.set_num_threads(1)
-torch.manual_seed(0)
-
 
 def training(form):
     net = Burstormer(8, 4, 4, 48)
@@ -32,16 +29,23 @@ def exposure(ticks):
     return lambda: Simulator().expose(light, *timeline(t), gain/t, torch.Generator()).frames.sum().backward()
 
 
-def restoring(megapixels):
+def picture(megapixels):
+    "A network that looks around, a smooth burst of four noisy frames, and its noise."
     net, side = Burstormer(4, 4, 4, 8).eval(), (float(megapixels)*1e6/4/12)**.5
     with torch.no_grad():
         for parameter in net.parameters(): parameter.add_(.02*torch.randn_like(parameter))
-    coarse = torch.nn.functional.interpolate(torch.rand(1, 4, 96, 128), size=(round(3*side), round(4*side)), mode="bicubic")
-    burst = coarse[:, None] + .05*torch.randn(1, 4, 4, *coarse.shape[2:])
-    return lambda: restore_full_size(net, burst, torch.full((1, 4), .05), memory=1e9)
+    coarse = torch.nn.functional.interpolate(torch.rand(1, 4, 96, 128), size=tuple(4*round(k*side/4) for k in (3, 4)), mode="bicubic")
+    return net, coarse[:, None] + .05*torch.randn(1, 4, 4, *coarse.shape[2:]), torch.full((1, 4), .05)
+
+
+def restoring(megapixels):
+    net, burst, std = picture(megapixels)
+    return lambda: restore_full_size(net, burst, std, memory=1e9)
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
     form = globals()[sys.argv[1]](sys.argv[2])
     before, began = psutil.Process().memory_info().rss, time.process_time()
     if sys.argv[1] == "restoring": before = 0  # all of the process counts
