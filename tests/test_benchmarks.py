@@ -2,6 +2,7 @@
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,17 @@ def test_time_goes_to_the_innermost_part_and_none_is_lost(measure):
     watch.turn()
     whole = time.perf_counter() - began
     assert watch.spent["inner"] >= .05 and watch.spent["outer"] >= .02 and sum(watch.spent.values()) == pytest.approx(whole, abs=.01)
+
+
+def test_threads_of_a_part_are_its_own(measure):
+    watch = measure.Stopwatch()
+    inner = watch.within("inner", lambda _: time.sleep(.05))
+    def outer():
+        with ThreadPoolExecutor(2) as pool: list(pool.map(inner, range(2)))
+    watch.restart()
+    watch.within("outer", outer)()
+    watch.turn()
+    assert watch.spent["outer"] >= .05 and "inner" not in watch.spent and watch.running == ["other"]
 
 
 def test_an_error_within_a_part_leaves_it(measure):

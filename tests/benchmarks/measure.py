@@ -1,4 +1,5 @@
 """What is measured besides time as a whole: operations, and time by part."""
+import threading
 import time
 from collections import Counter
 from functools import wraps
@@ -14,8 +15,8 @@ def flops(form):
 
 
 class Stopwatch:
-    "Wall-clock time by part, s; a part that begins within another one pauses it."
-    def __init__(self): self.spent, self.running, self.since = Counter(), ["other"], time.perf_counter()
+    "Wall-clock time by part, s; a part that begins within another one pauses it. Threads that a part starts are that part's."
+    def __init__(self): self.spent, self.running, self.since, self.thread = Counter(), ["other"], time.perf_counter(), threading.get_ident()
 
     def turn(self):
         now = time.perf_counter()
@@ -30,6 +31,7 @@ class Stopwatch:
         "`form`, whose time goes to a part."
         @wraps(form)
         def timed(*args, **kwargs):
+            if threading.get_ident() != self.thread: return form(*args, **kwargs)
             self.turn()
             self.running.append(part)
             try: return form(*args, **kwargs)

@@ -59,12 +59,12 @@ def search(given, scenes, steps, begins):
 
 
 def measure(scale, stage, scenes, steps):
-    "Seconds a step, by part. A run of one step is counted whole; a longer one warms up for two steps first, in which scenes are met for the first time."
+    "Seconds a step, by part; gradients that the threads of the restoration find for themselves are part of it. A run of one step is counted whole; a longer one warms up for two steps first, in which scenes are met for the first time."
     watch, params, warm = Stopwatch(), read_params(root()/"params.yaml"), 2 if steps > 1 else 0
     given = {name: at_scale(value, scale) for name, value in (params["model"] | sections(params)[stage]).items()}
     torch.manual_seed(0)
     for part, owner, *names in (("data", SceneStore, "light", "colour"), ("data", StoredLight, "sums"), ("simulate", Simulator, "burst", "target"), ("simulate", stages, "observe"),
-                                ("policy", BAENet, "forward"), ("restore", Burstormer, "forward"), ("backward", torch.Tensor, "backward")): watch.watch(part, owner, *names)
+                                ("policy", BAENet, "forward"), ("restore", Burstormer, "forward"), ("restore", stages, "restoration_loss"), ("backward", torch.Tensor, "backward")): watch.watch(part, owner, *names)
 
     def begins(step):
         if step == warm: watch.restart()
