@@ -40,7 +40,7 @@ test-camera: $(STAMP)  ## the camera drivers, those of the kernel too, in a virt
 	@python -m pytest -q -m "guest or not guest" $(CAMERAS)
 
 bench: $(STAMP)  ## speed and memory against the plain forms and the machine's limits, into results/benchmarks.json [BENCH="-k burst", or "-m long": steps at the paper's size]
-	@cd tests/benchmarks && OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \
+	@cd tests/benchmarks && OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_ARENA_MAX=1 \
 	    python -m pytest -q -s -c bench.ini $(BENCH)
 
 test-browser: $(STAMP)  ## the pages of `make docs` and everything else that is used in a browser, in Chromium (apt installs it, where it may)
