@@ -112,6 +112,7 @@ def set_params(
 FRIENDLY = {  # settings that a process can only be given at its start
     "GOMP_SPINCOUNT": "1000",  # threads that wait by spinning for long slow a shared machine several times over
     "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32),  # keep large tensors' memory instead of giving it back at every step
+    "MALLOC_ARENA_MAX": "1",  # that of threads as well: an arena of their own would give it back
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # large pages for large tensors: 5 to 8 % of a training step
 }
 
