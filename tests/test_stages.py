@@ -9,7 +9,7 @@ from debir_nb.footage import find_clips
 from debir_nb.policies import Fixed, bracket, random_exposures
 from debir_nb.scenes import SPLITS, SceneStore, build_scenes, plan_scenes
 from debir_nb.simulator import Simulator, collect
-from debir_nb.stages import candidate_errors, candidates, debir_loss, evaluate, open_scenes, pretraining_loss, restoration_errors, restoration_loss, warm_up_loss
+from debir_nb.stages import candidate_errors, candidates, debir_loss, evaluate, open_scenes, pretraining_loss, restoration_errors, restoration_loss, scene_losses, warm_up_loss
 
 
 class MeanRestorer(torch.nn.Module):
@@ -49,20 +49,31 @@ def stores(tmp_path_factory):
 
 @pytest.mark.parametrize("batch", [2, 5])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_threads_that_share_a_batch_find_the_gradients_of_one(stores, batch, frozen):
+@pytest.mark.parametrize("relative", [False, True])
+def test_threads_that_share_a_batch_find_the_gradients_of_one(stores, batch, frozen, relative):
     found, index = [], torch.arange(batch) % len(stores["restore"])
     light, before = stores["restore"].light(index), torch.get_num_threads()
     for threads in (1, 3):
         torch.set_num_threads(threads)
         try:
             restorer, exposures = MeanRestorer().requires_grad_(not frozen), (torch.tensor([[11., 9, 30, 24]])*FRAME_TIME).repeat(batch, 1).requires_grad_()
-            loss = restoration_loss(restorer, Simulator().burst(light, exposures, torch.full((batch,), 700.), generator(3)), Simulator().target(light))
+            loss = restoration_loss(restorer, Simulator().burst(light, exposures, torch.full((batch,), 700.), generator(3)), Simulator().target(light), relative)
             (3*loss).backward()
             assert torch.get_num_threads() == threads and (restorer.brightness.grad is None) == frozen
             found.append([loss.detach(), exposures.grad, torch.zeros(()) if frozen else restorer.brightness.grad])
         finally: torch.set_num_threads(before)
     assert found[0][1].abs().min() > 0
     for one, shared in zip(*found): torch.testing.assert_close(one, shared, rtol=1e-4, atol=1e-6)
+
+
+def test_in_a_relative_loss_every_scene_counts_alike():
+    "A scene ten times as dark has a tenth of the error and the same say; without logarithms it has a tenth of it."
+    target = torch.rand(2, 4, 6, 6, generator=generator(0))*torch.tensor([1., .1])[:, None, None, None]
+    for relative, share in ((False, .1), (True, 1.)):
+        factor = torch.full((2,), 1.2, requires_grad=True)
+        scene_losses(factor[:, None, None, None]*target, target, relative).mean().backward()
+        assert (factor.grad[1]/factor.grad[0]).item() == pytest.approx(share, rel=.15)
+    torch.testing.assert_close(scene_losses(target + .25, target, True).exp(), torch.full((2,), .25), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("n", [2, 4, 8])
