@@ -1,5 +1,6 @@
 "What a newcomer meets first: every command of README and CONTRIBUTING is run, the numbers are those of the results, the template obeys the house, the wheel works without the repository."
 import ast
+import hashlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from test_house import cells, code, comments, definitions, undocumented
 
 from debir_nb.baenet import BAENet
@@ -33,6 +35,7 @@ ELSEWHERE = {  # what cannot be run as it stands here -> the test that does it a
     "make bench": "test_front_door.py::test_the_targets_of_make_are_there",
     "make export": "test_house.py::test_export_and_clean_change_nothing", "make docs": "test_site.py::test_every_notebook_and_module_has_a_page",
     "conda env create -f environment.yml": "test_house.py::test_conda_repeats_nothing", "dvc pull data.dvc": "test_front_door.py::test_the_footage_is_in_the_clone",
+    "dvc pull": "test_front_door.py::test_a_released_run_is_pulled_and_not_repeated", "dvc repro --allow-missing results capture": "test_front_door.py::test_a_released_run_is_pulled_and_not_repeated",
     "pip install 'debir_nb[gphoto2]'": "test_house.py::test_every_requirement_has_a_pin_in_its_range",
     "source .venv/bin/activate && pre-commit install": "test_front_door.py::test_the_hooks_run_what_is_installed",
     "cp docs/template.ipynb nbs/13c_mine.ipynb": "test_front_door.py::test_the_template_obeys_the_house",
@@ -95,8 +98,20 @@ def test_the_footage_is_in_the_clone():
     assert all((ROOT/"dvcstore"/"files"/"md5"/row["md5"][:2]/row["md5"][2:]).is_file() for row in json.loads(listing.read_text(encoding="utf-8")))
 
 
+def test_a_released_run_is_pulled_and_not_repeated(tmp_path):
+    "In a clone, only stages whose notebook or code is no longer that of the release would run, and those after them."
+    if subprocess.run(["git", "-C", ROOT, "ls-files", "--error-unmatch", "dvc.lock"], capture_output=True).returncode: pytest.skip("no released run in this checkout")
+    run(f"git clone -q '{ROOT}' clone", tmp_path)
+    clone = tmp_path/"clone"
+    run("dvc pull -q", clone)
+    stages = yaml.safe_load((clone/"dvc.lock").read_text(encoding="utf-8"))["stages"]
+    changed = {name for name, stage in stages.items() for dep in stage["deps"] if dep["path"].endswith((".ipynb", ".py")) and hashlib.md5((clone/dep["path"]).read_bytes()).hexdigest() != dep["md5"]}
+    plan = run("dvc repro --dry --allow-missing results capture", clone)
+    would = set(re.findall(r"Running stage '(.+?)'", plan))
+    assert changed & {"scenes", "pretrain", "train_baenet"} <= would and (changed or not would), plan
+
+
 def test_the_hooks_run_what_is_installed():
-    import yaml
     hooks = [hook for repo in yaml.safe_load((ROOT/".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"] for hook in repo["hooks"]]
     for hook in hooks: assert shutil.which(Path(hook["entry"].split()[0]).name, path=str(Path(sys.executable).parent)), hook["entry"]
     run("pre-commit validate-config .pre-commit-config.yaml && ruff check", ROOT)
