@@ -30,12 +30,14 @@ ELSEWHERE = {  # what cannot be run as it stands here -> the test that does it a
     "dvc repro results": "test_pipeline.py::test_every_stage_leaves_a_report_and_results", "dvc repro evaluate@uniform": "test_pipeline.py::test_an_experiment_from_warm_up_to_table",
     "dvc exp run -S experiments.other_footage.footage=path other_footage": "test_pipeline.py::test_notebook_and_params_name_the_same_parameters",
     "python -m debir_nb.pipeline run tables": "test_pipeline.py::test_an_experiment_from_warm_up_to_table",
+    "debir export": "test_cli.py::test_export_is_the_trained_network_at_every_gain_motion_and_batch",
+    "debir capture --camera v4l2:/dev/video0,black=64,white=1023 --out burst": "test_v4l2.py::test_what_the_driver_does_not_tell_is_declared_in_the_address",
     "debir expose": "test_cli.py::test_the_manifest_of_a_capture_and_the_previews_that_expose_takes_agree", "debir simulate": "test_cli.py::test_a_photograph_is_simulated_without_trained_networks",
     "make test": "test_front_door.py::test_the_targets_of_make_are_there", "make test-camera": "test_front_door.py::test_the_targets_of_make_are_there", "make test-browser": "test_front_door.py::test_the_targets_of_make_are_there",
     "make bench": "test_front_door.py::test_the_targets_of_make_are_there",
     "make export": "test_house.py::test_export_and_clean_change_nothing", "make docs": "test_site.py::test_every_notebook_and_module_has_a_page",
     "conda env create -f environment.yml": "test_house.py::test_conda_repeats_nothing", "dvc pull data.dvc": "test_front_door.py::test_the_footage_is_in_the_clone",
-    "dvc pull": "test_front_door.py::test_a_released_run_is_pulled_and_not_repeated", "dvc repro --allow-missing results capture": "test_front_door.py::test_a_released_run_is_pulled_and_not_repeated",
+    "dvc pull --with-deps results capture": "test_front_door.py::test_a_released_run_is_pulled_and_not_repeated", "dvc repro --allow-missing results capture": "test_front_door.py::test_a_released_run_is_pulled_and_not_repeated",
     "pip install 'debir_nb[gphoto2]'": "test_house.py::test_every_requirement_has_a_pin_in_its_range",
     "source .venv/bin/activate && pre-commit install": "test_front_door.py::test_the_hooks_run_what_is_installed",
     "cp docs/template.ipynb nbs/13c_mine.ipynb": "test_front_door.py::test_the_template_obeys_the_house",
@@ -103,7 +105,7 @@ def test_a_released_run_is_pulled_and_not_repeated(tmp_path):
     if subprocess.run(["git", "-C", ROOT, "ls-files", "--error-unmatch", "dvc.lock"], capture_output=True).returncode: pytest.skip("no released run in this checkout")
     run(f"git clone -q '{ROOT}' clone", tmp_path)
     clone = tmp_path/"clone"
-    run("dvc pull -q", clone)
+    run("dvc pull --with-deps results capture", clone)
     stages = yaml.safe_load((clone/"dvc.lock").read_text(encoding="utf-8"))["stages"]
     changed = {name for name, stage in stages.items() for dep in stage["deps"] if dep["path"].endswith((".ipynb", ".py")) and hashlib.md5((clone/dep["path"]).read_bytes()).hexdigest() != dep["md5"]}
     plan = run("dvc repro --dry --allow-missing results capture", clone)
