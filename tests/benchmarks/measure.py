@@ -1,8 +1,10 @@
 """What is measured besides time as a whole: operations, and time by part."""
+import re
 import threading
 import time
 from collections import Counter
 from functools import wraps
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,6 +14,11 @@ def flops(form):
     "Floating-point operations of convolutions and matrix products; a grouped convolution counts its groups alone."
     with FlopCounterMode(display=False) as counter, torch.no_grad(): form()
     return counter.get_total_flops()
+
+
+def peak_memory():
+    "Most memory that this process has held, bytes. `getrusage` would count what its parent held when it started it, too."
+    return 1024*int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 class Stopwatch:

@@ -1,10 +1,10 @@
 """Run one thing in a process of its own and print by how much it raised the peak of memory, bytes, and its processor time, s."""
-import resource
 import sys
 import time
 
 import psutil
 import torch
+from measure import peak_memory
 from plain import plain
 
 from debir_nb.burstormer import Burstormer
@@ -50,4 +50,4 @@ if __name__ == "__main__":
     before, began = psutil.Process().memory_info().rss, time.process_time()
     if sys.argv[1] == "restoring": before = 0  # all of the process counts
     form()
-    print(1024*resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.process_time() - began)
+    print(peak_memory() - before, time.process_time() - began)

@@ -4,13 +4,12 @@
 """
 import json
 import os
-import resource
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from measure import Stopwatch
+from measure import Stopwatch, peak_memory
 
 from debir_nb import stages
 from debir_nb.baenet import BAENet
@@ -71,7 +70,7 @@ def measure(scale, stage, scenes, steps):
     if stage == "pseudo_gt": search(given, scenes, warm + steps, begins)
     else: train(stage, given, scenes, warm + steps, begins)
     watch.turn()
-    return {"seconds": {part: watch.spent[part]/steps for part in PARTS}, "batch": given["batch"], "peak": 1024*resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    return {"seconds": {part: watch.spent[part]/steps for part in PARTS}, "batch": given["batch"], "peak": peak_memory(),
             "scenes_in_run": given["n_labels"] if stage == "pseudo_gt" else given["steps"]*given["batch"]}
 
 
