@@ -129,32 +129,20 @@ def restore(net, burst, std, bfloat16=False):
     return forward
 
 
-def test_training_step(row, networks):
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_training_step(row, networks, bfloat16):
     fast, slow, burst, std = networks
-    line = row("Burstormer, training step", step(fast, burst, std), step(slow, burst, std), "plain port", flop=3*flops(lambda: slow(burst, std)), rounds=1)
-    (own, _), (port, _) = peak("training", "fast"), peak("training", "plain")
+    line = row("Burstormer, training step" + " in bfloat16"*bfloat16, step(fast, burst, std, bfloat16), step(slow, burst, std), "plain port", flop=0 if bfloat16 else 3*flops(lambda: slow(burst, std)), rounds=1)
+    (own, _), (port, _) = peak("training", "bf16" if bfloat16 else "fast"), peak("training", "plain")
     line |= {"peak_mb": own/1e6, "memory_ratio": own/port}
     judge(line, ratio=(">=", 2), memory_ratio=("<=", .6))
 
 
+@pytest.mark.parametrize("bfloat16", [False, True])
 @torch.no_grad()
-def test_inference(row, networks):
+def test_inference(row, networks, bfloat16):
     fast, slow, burst, std = networks
-    judge(row("Burstormer, inference", restore(fast, burst, std), restore(slow, burst, std), "plain port", flop=flops(lambda: slow(burst, std)), rounds=1), ratio=(">=", 1.5))
-
-
-def test_training_step_in_bfloat16(row, networks):
-    fast, slow, burst, std = networks
-    line = row("Burstormer, training step in bfloat16", step(fast, burst, std, True), step(slow, burst, std), "plain port", rounds=1)
-    (half, _), (port, _) = peak("training", "bf16"), peak("training", "plain")
-    line |= {"peak_mb": half/1e6, "memory_ratio": half/port}
-    judge(line, ratio=(">=", 2), memory_ratio=("<=", .6))
-
-
-@torch.no_grad()
-def test_inference_in_bfloat16(row, networks):
-    fast, slow, burst, std = networks
-    judge(row("Burstormer, inference in bfloat16", restore(fast, burst, std, True), restore(slow, burst, std), "plain port", rounds=1), ratio=(">=", 1.5))
+    judge(row("Burstormer, inference" + " in bfloat16"*bfloat16, restore(fast, burst, std, bfloat16), restore(slow, burst, std), "plain port", flop=0 if bfloat16 else flops(lambda: slow(burst, std)), rounds=1), ratio=(">=", 1.5))
 
 
 # Preview to exposure times
