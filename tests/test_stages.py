@@ -1,4 +1,7 @@
 "Losses and the protocol of evaluation, on networks small enough to know the answer."
+import threading
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from debir_nb.footage import find_clips
 from debir_nb.policies import Fixed, bracket, random_exposures
 from debir_nb.scenes import SPLITS, SceneStore, build_scenes, plan_scenes
 from debir_nb.simulator import Simulator, collect
-from debir_nb.stages import candidate_errors, candidates, debir_loss, evaluate, open_scenes, pretraining_loss, restoration_errors, restoration_loss, scene_losses, warm_up_loss
+from debir_nb.stages import candidate_errors, candidates, debir_loss, evaluate, open_scenes, pretraining_loss, restoration_errors, restoration_loss, restore, scene_losses, warm_up_loss
 
 
 class MeanRestorer(torch.nn.Module):
@@ -64,6 +67,29 @@ def test_threads_that_share_a_batch_find_the_gradients_of_one(stores, batch, fro
         finally: torch.set_num_threads(before)
     assert found[0][1].abs().min() > 0
     for one, shared in zip(*found): torch.testing.assert_close(one, shared, rtol=1e-4, atol=1e-6)
+
+
+class Counting(MeanRestorer):
+    "Knows how many scenes were in work at once."
+    lock, now, most = threading.Lock(), 0, 0
+
+    def forward(self, frames, noise_std):
+        with self.lock: self.now += len(frames); self.most = max(self.most, self.now)
+        time.sleep(.02)
+        with self.lock: self.now -= len(frames)
+        return super().forward(frames, noise_std)
+
+
+@pytest.mark.parametrize("batch, most", [(8, 4), (4, 2), (3, 2), (2, 2)])
+def test_threads_hold_half_of_a_batch_and_restore_what_one_would(batch, most):
+    burst, std, before = torch.rand(batch, 4, 4, 6, 6, generator=generator(1)), torch.rand(batch, 4, generator=generator(2)) + .1, torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        restorer = Counting()
+        restored = restore(restorer, burst, std)
+        assert restorer.most <= most and torch.get_num_threads() == 2 and not restored.requires_grad
+    finally: torch.set_num_threads(before)
+    torch.testing.assert_close(restored, MeanRestorer()(burst, std).detach(), rtol=0, atol=1e-6)
 
 
 def test_in_a_relative_loss_every_scene_counts_alike():
