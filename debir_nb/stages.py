@@ -39,14 +39,14 @@ def scene_losses(
 def _by_threads(
     work: Callable,  # of a slice of the batch
     batch: int,  # scenes
-    threads: int,  # that work at the same time, each on one of its two shares
+    threads: int,  # that work at the same time
 ) -> list:  # what work returned, in order
     "Work on shares of a batch, each in one thread."
     def alone(rows):
         torch.set_num_threads(1)  # of this thread
         return work(slice(int(rows[0]), int(rows[-1]) + 1))
     try:
-        with ThreadPoolExecutor(threads) as pool: return list(pool.map(alone, torch.arange(batch).tensor_split(min(2*threads, batch))))
+        with ThreadPoolExecutor(threads) as pool: return list(pool.map(alone, torch.arange(batch).tensor_split(min(threads, batch))))
     finally: torch.set_num_threads(threads)
 
 # %% ../nbs/17_stages.ipynb #08-17-stages

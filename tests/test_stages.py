@@ -1,7 +1,4 @@
 "Losses and the protocol of evaluation, on networks small enough to know the answer."
-import threading
-import time
-
 import cv2
 import numpy as np
 import pytest
@@ -69,25 +66,13 @@ def test_threads_that_share_a_batch_find_the_gradients_of_one(stores, batch, fro
     for one, shared in zip(*found): torch.testing.assert_close(one, shared, rtol=1e-4, atol=1e-6)
 
 
-class Counting(MeanRestorer):
-    "Knows how many scenes were in work at once."
-    lock, now, most = threading.Lock(), 0, 0
-
-    def forward(self, frames, noise_std):
-        with self.lock: self.now += len(frames); self.most = max(self.most, self.now)
-        time.sleep(.02)
-        with self.lock: self.now -= len(frames)
-        return super().forward(frames, noise_std)
-
-
-@pytest.mark.parametrize("batch, most", [(8, 4), (4, 2), (3, 2), (2, 2)])
-def test_threads_hold_half_of_a_batch_and_restore_what_one_would(batch, most):
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_threads_restore_what_one_would(batch):
     burst, std, before = torch.rand(batch, 4, 4, 6, 6, generator=generator(1)), torch.rand(batch, 4, generator=generator(2)) + .1, torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(3)
     try:
-        restorer = Counting()
-        restored = restore(restorer, burst, std)
-        assert restorer.most <= most and torch.get_num_threads() == 2 and not restored.requires_grad
+        restored = restore(MeanRestorer(), burst, std)
+        assert torch.get_num_threads() == 3 and not restored.requires_grad
     finally: torch.set_num_threads(before)
     torch.testing.assert_close(restored, MeanRestorer()(burst, std).detach(), rtol=0, atol=1e-6)
 
