@@ -9,7 +9,7 @@ from debir_nb.footage import find_clips
 from debir_nb.policies import Fixed, bracket, random_exposures
 from debir_nb.scenes import SPLITS, SceneStore, build_scenes, plan_scenes
 from debir_nb.simulator import Simulator, collect
-from debir_nb.stages import candidate_errors, candidates, debir_loss, evaluate, open_scenes, pretraining_loss, restoration_errors, restoration_loss, scene_losses, warm_up_loss
+from debir_nb.stages import candidate_errors, candidates, debir_loss, evaluate, open_scenes, pretraining_loss, restoration_errors, restoration_loss, restore, scene_losses, warm_up_loss
 
 
 class MeanRestorer(torch.nn.Module):
@@ -64,6 +64,17 @@ def test_threads_that_share_a_batch_find_the_gradients_of_one(stores, batch, fro
         finally: torch.set_num_threads(before)
     assert found[0][1].abs().min() > 0
     for one, shared in zip(*found): torch.testing.assert_close(one, shared, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_threads_restore_what_one_would(batch):
+    burst, std, before = torch.rand(batch, 4, 4, 6, 6, generator=generator(1)), torch.rand(batch, 4, generator=generator(2)) + .1, torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        restored = restore(MeanRestorer(), burst, std)
+        assert torch.get_num_threads() == 3 and not restored.requires_grad
+    finally: torch.set_num_threads(before)
+    torch.testing.assert_close(restored, MeanRestorer()(burst, std).detach(), rtol=0, atol=1e-6)
 
 
 def test_in_a_relative_loss_every_scene_counts_alike():
