@@ -8,8 +8,9 @@ __all__ = ['scene_losses', 'restoration_loss', 'restore', 'warm_up_loss', 'devic
 
 # %% ../nbs/17_stages.ipynb #02-17-stages
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,19 +38,27 @@ def scene_losses(
 
 # %% ../nbs/17_stages.ipynb #07-17-stages
 def _by_threads(
-    work: Callable,  # of a slice of the batch
-    batch: int,  # scenes
+    work: Callable,  # of one item
+    items: Iterable,  # worked on in order
     threads: int,  # that work at the same time
-) -> list:  # what work returned, in order
-    "Work on shares of a batch, each in one thread."
-    def alone(rows):
+) -> Iterator:  # what work returned, in order
+    "Work on several items at the same time, each in one thread."
+    def alone(item):
         torch.set_num_threads(1)  # of this thread
-        return work(slice(int(rows[0]), int(rows[-1]) + 1))
+        return work(item)
     try:
-        with ThreadPoolExecutor(threads) as pool: return list(pool.map(alone, torch.arange(batch).tensor_split(min(threads, batch))))
+        with ThreadPoolExecutor(threads) as pool: yield from pool.map(alone, items)
     finally: torch.set_num_threads(threads)
 
 # %% ../nbs/17_stages.ipynb #08-17-stages
+def _shares(
+    batch: int,  # scenes
+    threads: int,  # that share them
+) -> list[slice]:  # as many as threads, if there are as many scenes
+    "A batch dealt to threads."
+    return [slice(int(rows[0]), int(rows[-1]) + 1) for rows in torch.arange(batch).tensor_split(min(threads, batch))]
+
+# %% ../nbs/17_stages.ipynb #09-17-stages
 class _SharedLoss(torch.autograd.Function):
     "`restoration_loss` and its gradients, found by threads."
     @staticmethod
@@ -60,7 +69,7 @@ class _SharedLoss(torch.autograd.Function):
             wanted = [x for x in (*inputs, *parameters) if x.requires_grad]
             with torch.enable_grad(): loss = scene_losses(restorer(*inputs), target[rows], relative).sum()/len(target)
             return loss.detach(), torch.autograd.grad(loss, wanted, materialize_grads=True)  # of parts that a restorer does not use: zeros
-        losses, gradients = zip(*_by_threads(share, len(target), threads))
+        losses, gradients = zip(*_by_threads(share, _shares(len(target), threads), threads))
         inputs = sum(x.requires_grad for x in (frames, noise_std))
         found = iter([torch.cat(parts) if i < inputs else sum(parts) for i, parts in enumerate(zip(*gradients))])
         ctx.gradients = [next(found) if x.requires_grad else None for x in (frames, noise_std, *parameters)]
@@ -71,7 +80,7 @@ class _SharedLoss(torch.autograd.Function):
         "The kept gradients, scaled."
         return None, None, None, None, *[None if gradient is None else scale*gradient for gradient in ctx.gradients]
 
-# %% ../nbs/17_stages.ipynb #09-17-stages
+# %% ../nbs/17_stages.ipynb #10-17-stages
 def restoration_loss(
     restorer: nn.Module,  # (frames, noise_std) -> restored
     burst: Burst,  # what the camera delivers
@@ -86,7 +95,7 @@ def restoration_loss(
     if min(threads, batch) > 1: return _SharedLoss.apply(restorer, target, relative, threads, frames, noise_std, *restorer.parameters())
     return scene_losses(restorer(frames, noise_std), target, relative).mean()
 
-# %% ../nbs/17_stages.ipynb #10-17-stages
+# %% ../nbs/17_stages.ipynb #11-17-stages
 def restore(
     restorer: nn.Module,  # (frames, noise_std) -> restored
     frames: Float[Tensor, "b n c h w"],  # packed RAW of equal brightness
@@ -96,9 +105,9 @@ def restore(
     def share(rows):
         with torch.no_grad(): return restorer(frames[rows], noise_std[rows])  # which a thread does not inherit
     threads = torch.get_num_threads() if frames.device.type == "cpu" else 1
-    return torch.cat(_by_threads(share, len(frames), threads)) if min(threads, len(frames)) > 1 else share(slice(None))
+    return torch.cat(list(_by_threads(share, _shares(len(frames), threads), threads))) if min(threads, len(frames)) > 1 else share(slice(None))
 
-# %% ../nbs/17_stages.ipynb #11-17-stages
+# %% ../nbs/17_stages.ipynb #12-17-stages
 def warm_up_loss(
     exposures: Float[Tensor, "b n"],  # predicted t_i, s
     pseudo: Float[Tensor, "b n"],  # t_pseudo-gt, s
@@ -106,14 +115,14 @@ def warm_up_loss(
     "L_warm-up (paper, Eq. 12), in ticks so that its size does not depend on the unit of time."
     return (exposures - pseudo).abs().mean()/FRAME_TIME
 
-# %% ../nbs/17_stages.ipynb #13-17-stages
+# %% ../nbs/17_stages.ipynb #14-17-stages
 def device_of(
     network: nn.Module,  # with at least one parameter
 ) -> torch.device:  # of its first parameter
     "Where a network's parameters are, and its data must go."
     return next(network.parameters()).device
 
-# %% ../nbs/17_stages.ipynb #14-17-stages
+# %% ../nbs/17_stages.ipynb #15-17-stages
 def draw_scenes(
     store: SceneStore,  # of the stage's split
     batch: int,  # scenes
@@ -124,7 +133,7 @@ def draw_scenes(
     index = torch.randint(len(store), (batch,), generator=generator)
     return index, store.light(index).to(device), random_gains(batch, generator).to(device)
 
-# %% ../nbs/17_stages.ipynb #15-17-stages
+# %% ../nbs/17_stages.ipynb #16-17-stages
 def pretraining_loss(
     restorer: nn.Module,  # (frames, noise_std) -> restored; learns
     store: SceneStore,  # D_restore
@@ -138,7 +147,7 @@ def pretraining_loss(
     burst = simulator.burst(light, random_exposures(batch, n_frames, generator).to(gain.device), gain, generator)
     return restoration_loss(restorer, burst, simulator.target(light)), {}
 
-# %% ../nbs/17_stages.ipynb #16-17-stages
+# %% ../nbs/17_stages.ipynb #17-17-stages
 def debir_loss(
     policy: Policy,  # chooses the exposures; learns in S2-2
     restorer: nn.Module,  # (frames, noise_std) -> restored; learns in S3
@@ -155,7 +164,7 @@ def debir_loss(
     report = {f"t{i + 1}": t for i, t in enumerate(ticks.mean(0).tolist())} | {f"t{i + 1}_std": t for i, t in enumerate(ticks.std(0).tolist())}
     return restoration_loss(restorer, burst, simulator.target(light), relative=True), report
 
-# %% ../nbs/17_stages.ipynb #18-17-stages
+# %% ../nbs/17_stages.ipynb #19-17-stages
 def candidates(
     n_frames: int,  # frames in a burst
 ) -> Float[Tensor, "5 n"]:  # exposure vectors, s
@@ -163,7 +172,7 @@ def candidates(
     ticks = torch.tensor([8., 16, 24, 32])[:, None].expand(4, n_frames)
     return torch.cat([ticks, torch.linspace(8, 32, n_frames)[None]])*FRAME_TIME
 
-# %% ../nbs/17_stages.ipynb #19-17-stages
+# %% ../nbs/17_stages.ipynb #20-17-stages
 @torch.no_grad()
 def restoration_errors(
     restorer: nn.Module,  # (frames, noise_std) -> restored
@@ -177,7 +186,7 @@ def restoration_errors(
     burst = simulator.burst(light, exposures, gain, generator(*key))
     return (restore(restorer, burst.frames, burst.noise_std) - simulator.target(light)).square().mean((1, 2, 3))
 
-# %% ../nbs/17_stages.ipynb #20-17-stages
+# %% ../nbs/17_stages.ipynb #21-17-stages
 def candidate_errors(
     restorer: nn.Module,  # trained in S1
     simulator: Simulator,  # takes the bursts
@@ -189,7 +198,7 @@ def candidate_errors(
     "How well each exposure vector is restored, scene by scene (paper, Sec. 5.3)."
     return torch.stack([restoration_errors(restorer, simulator, light, gain, vector.to(gain).expand(len(gain), -1), key) for vector in vectors], 1)
 
-# %% ../nbs/17_stages.ipynb #23-17-stages
+# %% ../nbs/17_stages.ipynb #24-17-stages
 def open_scenes(
     folder: Path,  # written by the stage scenes
     split: str,  # restore, baenet or test
@@ -203,8 +212,36 @@ def open_scenes(
     check(have >= needed, f"n_frames is {n_frames}: its budget asks for {needed} ticks and the scenes in {folder.name} last {have}; run the stage scenes with n_frames={n_frames}")
     return store
 
-# %% ../nbs/17_stages.ipynb #24-17-stages
+# %% ../nbs/17_stages.ipynb #25-17-stages
 @torch.no_grad()
+def _scores(
+    policy: Policy,  # chooses the exposures
+    restorer: nn.Module,  # (frames, noise_std) -> restored
+    store: SceneStore,  # test scenes
+    simulator: Simulator,  # without jitter
+    seed: int,  # of gains and noise
+    border: int,  # packed pixels not counted at each side
+    perceptual: Callable | None,  # (x, y) -> distance of demosaicked linear RGB
+    scene: int,  # of the store
+) -> dict[str, str | float]:  # a row of `evaluate`
+    "Take one scene's burst, restore it and score it. `ValueError` when something is not finite: the scene is named."
+    draws, index, device, clip = generator(seed, scene), torch.tensor([scene]), device_of(restorer), store.table[scene]["clip"]
+    light, gain, colour = store.light(index).to(device), random_gains(1, draws).to(device), store.colour(index)
+    seen = observe(simulator, light, gain, colour, draws)
+    exposures, target = policy(*seen), simulator.target(light)
+    burst = simulator.burst(light, exposures, gain, draws)
+    restored = restorer(burst.frames, burst.noise_std).clamp(0, 1)
+    check_finite(f"the restoration of scene {scene} ({clip})", restored)
+    pictures = develop(restored, colour), develop(target, colour)
+    row = ({"source": store.table[scene]["source"], "clip": clip, "gain": gain.item(), "motion": seen[2].item()}
+           | {f"t{i + 1}": t for i, t in enumerate((exposures[0]/FRAME_TIME).tolist())}
+           | {"psnr": psnr(restored, target, border).item(), "ssim": ssim(restored, target, border).item(),
+              "srgb_psnr": psnr(*pictures, 2*border).item(), "srgb_ssim": ssim(*pictures, 2*border).item()}
+           | ({"lpips": perceptual(demosaic(restored), demosaic(target)).item()} if perceptual else {}))
+    for name, value in row.items(): check(isinstance(value, str) or math.isfinite(value), f"{name} of scene {scene} ({clip}) is {value}: look at that scene; no mean is taken without it")
+    return row
+
+# %% ../nbs/17_stages.ipynb #26-17-stages
 def evaluate(
     policy: Policy,  # chooses the exposures
     restorer: nn.Module,  # (frames, noise_std) -> restored
@@ -216,20 +253,7 @@ def evaluate(
 ) -> dict[str, list]:  # columns: source, clip, gain (1), motion (px), t1..tn (ticks), psnr, srgb_psnr (dB), ssim, srgb_ssim (1) and, when asked for, lpips (1)
     "Restore every scene of a store and score it in RAW and in sRGB (paper, Sec. 6). `ValueError` for an empty store, and for a scene whose score is not finite: it is named."
     check(len(store) > 0, "store holds no scenes: there is nothing to evaluate")
-    rows, device = [], device_of(restorer)
-    for scene in tqdm(range(len(store)), desc="evaluate", unit="scene", delay=5, mininterval=2):
-        draws, index = generator(seed, scene), torch.tensor([scene])
-        light, gain, colour = store.light(index).to(device), random_gains(1, draws).to(device), store.colour(index)
-        seen = observe(simulator, light, gain, colour, draws)
-        exposures, target = policy(*seen), simulator.target(light)
-        burst = simulator.burst(light, exposures, gain, draws)
-        restored = restorer(burst.frames, burst.noise_std).clamp(0, 1)
-        check_finite(f"the restoration of scene {scene} ({store.table[scene]['clip']})", restored)
-        pictures = develop(restored, colour), develop(target, colour)
-        rows.append({"source": store.table[scene]["source"], "clip": store.table[scene]["clip"], "gain": gain.item(), "motion": seen[2].item()}
-                    | {f"t{i + 1}": t for i, t in enumerate((exposures[0]/FRAME_TIME).tolist())}
-                    | {"psnr": psnr(restored, target, border).item(), "ssim": ssim(restored, target, border).item(),
-                       "srgb_psnr": psnr(*pictures, 2*border).item(), "srgb_ssim": ssim(*pictures, 2*border).item()}
-                    | ({"lpips": perceptual(demosaic(restored), demosaic(target)).item()} if perceptual else {}))
-        for name, value in rows[-1].items(): check(isinstance(value, str) or math.isfinite(value), f"{name} of scene {scene} ({store.table[scene]['clip']}) is {value}: look at that scene; no mean is taken without it")
+    threads = torch.get_num_threads() if device_of(restorer).type == "cpu" else 1
+    work = partial(_scores, policy, restorer, store, simulator, seed, border, perceptual)
+    rows = list(tqdm(_by_threads(work, range(len(store)), threads), desc="evaluate", total=len(store), unit="scene", delay=5, mininterval=2))
     return {name: [row[name] for row in rows] for name in rows[0]}

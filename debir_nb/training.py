@@ -234,7 +234,7 @@ def fit(
     from accelerate import Accelerator
     accelerator = Accelerator(mixed_precision=_precision(), cpu="WORLD_SIZE" in os.environ and not torch.cuda.is_available())  # Accelerate lets processes without GPUs know of each other only so
     model.to(accelerator.device)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=weight_decay, fused=True)
     handle, optimizer = accelerator.prepare(_Handle(model), optimizer)
     checkpoint, main = Path(out)/"checkpoint.pt", accelerator.is_main_process
     settings = dict(steps=steps, lr=lr, lr_final=lr_final, clip=clip, seed=seed, weight_decay=weight_decay, precision=accelerator.mixed_precision, fingerprint=fingerprint)
