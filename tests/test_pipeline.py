@@ -42,7 +42,7 @@ def tiny_footage(folder):
 def copy_project(to):
     "The tracked sources of the project in a folder of their own, with tiny footage and the smoke scale."
     skip = shutil.ignore_patterns(".git", ".venv", ".*cache*", ".*.begun", "__pycache__", "*.egg-info", "data", "dvcstore", "scenes", "models", "reports", "runs",
-                                  "live", "results", "capture", "pseudo_gt", "tmp", "cache", "dvc.lock")
+                                  "live", "results", "scores", "scenes-*", "pseudo_gt-*", "capture", "pseudo_gt", "tmp", "cache", "dvc.lock")
     shutil.copytree(ROOT, to, ignore=skip)
     tiny_footage(to/"clips")
     run(to, "git", "init", "-q")
