@@ -161,6 +161,19 @@ class Broken(MeanRestorer):
         return super().forward(frames, noise_std)*(float("nan") if self.calls == 3 else 1)
 
 
+def test_threads_score_what_one_would_in_the_same_order(stores):
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(evaluate(bracket(4), MeanRestorer(), stores["test"], Simulator(), seed=3, border=4))
+            assert torch.get_num_threads() == threads
+    finally: torch.set_num_threads(before)
+    one, shared = found
+    assert one["clip"] == shared["clip"] == stores["test"].column("clip") and one["gain"] == shared["gain"]
+    for name in ("motion", "t1", "psnr", "srgb_ssim"): assert shared[name] == pytest.approx(one[name], abs=1e-4)
+
+
 def test_a_restoration_that_is_not_a_number_stops_the_evaluation_and_names_the_scene(stores):
     clip = stores["test"].table[2]["clip"]
     with pytest.raises(ValueError, match=rf"the restoration of scene 2 \({clip}\) holds \d+ values that are not finite"):
