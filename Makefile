@@ -33,7 +33,7 @@ test: $(STAMP)  ## every test: the library's notebooks [JOBS=2 at a time], then 
 	@skip='$(STAGES)'; why=$$(python -c 'from debir_nb.pretrained import load_pretrained; load_pretrained()' 2>&1) || \
 	    { skip="$$skip|$(TRAINED)"; echo "index and the explorers are skipped: $${why##*ValueError: }"; }; \
 	nbdev_test --n_workers $(JOBS) --skip_file_re "$$skip" && notebooks=passed || notebooks=FAILED; \
-	python -m pytest -q -n $(JOBS) --dist loadfile; rc=$$?; \
+	python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder; rc=$$?; \
 	[[ $$notebooks = passed ]] || { echo "notebooks: $$notebooks (see above)" >&2; rc=1; }; exit $$rc
 
 test-camera: $(STAMP)  ## the camera drivers, those of the kernel too, in a virtual machine (apt fetches it into .cache/)
