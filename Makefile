@@ -12,6 +12,8 @@ STAGES := ^([_.]|[24][0-9]_|39_)
 # These show trained networks, which a clone has once they are released or `make run` has made them.
 TRAINED := ^(index|5[1-4])
 JOBS ?= 2
+# Each of them gets its share of the cores.
+THREADS = $(shell n=$$(( $$(getconf _NPROCESSORS_ONLN)/$(JOBS) )); echo $$(( n > 1 ? n : 1 )))
 SITE ?= site
 CAMERAS := $(addprefix tests/test_,camera_contract.py gphoto2.py v4l2.py camera_end_to_end.py camera_guest.py)
 
@@ -30,7 +32,7 @@ run: $(STAMP)  ## footage to tables, then print them [SCALE=smoke|small|paper] [
 	@python -m debir_nb.pipeline results
 
 test: $(STAMP)  ## every test: the library's notebooks [JOBS=2 at a time], then tests/
-	@skip='$(STAGES)'; why=$$(python -c 'from debir_nb.pretrained import load_pretrained; load_pretrained()' 2>&1) || \
+	@export OMP_NUM_THREADS=$(THREADS); skip='$(STAGES)'; why=$$(python -c 'from debir_nb.pretrained import load_pretrained; load_pretrained()' 2>&1) || \
 	    { skip="$$skip|$(TRAINED)"; echo "index and the explorers are skipped: $${why##*ValueError: }"; }; \
 	nbdev_test --n_workers $(JOBS) --skip_file_re "$$skip" && notebooks=passed || notebooks=FAILED; \
 	python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder; rc=$$?; \
