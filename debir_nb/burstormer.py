@@ -99,7 +99,7 @@ class GatedFeedForward(nn.Module):
         return self.project_out(F.gelu(gate) * value)
 
 # %% ../nbs/11_burstormer.ipynb #16-11-burstormer
-RECOMPUTE_ABOVE = 2**21  # values in the input of a block, 8 MB as float32; 48 features get there with three frames of 256 px
+RECOMPUTE_ABOVE = 2**22  # values in the input of a block, 17 MB as float32; 48 features get there with six frames of 256 px
 
 # %% ../nbs/11_burstormer.ipynb #17-11-burstormer
 class BurstFeatureAttention(nn.Module):

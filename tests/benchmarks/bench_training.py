@@ -54,7 +54,8 @@ def test_throughput(scenes, stage, request):
 @pytest.mark.long
 @pytest.mark.parametrize("stage", STAGES)
 def test_first_step_at_the_papers_size(scenes, stage, request):
-    line, burst = measure("paper", stage, scenes("paper"), 1, request), torch.rand(1, 4, 4, 32, 32)
+    steps = 4 if stage == "warm_up" else 1  # of fractions of a second, in which a scene's first reading would count too much
+    line, burst = measure("paper", stage, scenes("paper"), steps, request), torch.rand(1, 4, 4, 32, 32)
     forward = 16*flops(lambda: Burstormer(4, 4, 4, 48)(burst, torch.full((1, 4), .05)))/1e9  # of 128 x 128 px: the work grows with their number
     line["gflop"] = {"pretrain": 3, "pseudo_gt": 5, "warm_up": 0, "train_baenet": 2, "finetune": 3}[stage]*forward
-    judge(line, peak_mb=("<=", 16000))
+    judge(line, peak_mb=("<=", 16000), loading=("<=", .1))
