@@ -17,14 +17,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from .burstormer import Burstormer, ChannelAttention
+from .burstormer import OFFSET_GROUPS, Burstormer, ChannelAttention
 from .core import check
 
 # %% ../nbs/19_full_size.ipynb #09-19-full-size
 @contextlib.contextmanager
 def _grams(
     net: Burstormer,  # changed within the block only
-    how: Callable[..., tuple[Tensor, Tensor, Tensor]],  # (layer, its own gram, x) -> Q K^T and the lengths of Q and K
+    how: Callable[..., Tensor],  # (layer, its own gram, x) -> products of queries and keys
 ) -> Iterator[None]:
     "Let every attention layer ask `how` for its sums."
     layers = [module for module in net.modules() if isinstance(module, ChannelAttention)]
@@ -39,15 +39,12 @@ class SharedAttention:
 
     def __init__(self):
         "Nothing added up yet."
-        self.sums: dict[ChannelAttention, tuple[Tensor, Tensor, Tensor]] = {}
+        self.sums: dict[ChannelAttention, Tensor] = {}
 
     def _add(self, layer, gram, x):
         "A tile's own sums, which are added to the total."
-        products, q_length, k_length = found = gram(x)
-        if layer in self.sums:
-            p, q, k = self.sums[layer]
-            self.sums[layer] = p + products, q.hypot(q_length), k.hypot(k_length)
-        else: self.sums[layer] = found
+        found = gram(x)
+        self.sums[layer] = self.sums.get(layer, 0) + found
         return found
 
     def collect(self,
@@ -91,7 +88,7 @@ def tile_memory(
     "What restoring one tile takes at its peak, without gradients."
     features = net.conv1[0].out_channels
     hidden = int(2.66*2*features)
-    return 4*net.n_frames*side**2*(10*hidden + 22*features)
+    return 4*net.n_frames*side**2*(11*hidden + 6*9*OFFSET_GROUPS)
 
 # %% ../nbs/19_full_size.ipynb #19-19-full-size
 def spans(

@@ -8,7 +8,7 @@ import torch
 from conftest import judge, note
 from measure import flops
 from peak import picture
-from plain import literal_burst, literal_exposure, plain
+from plain import PlainBurstormer, literal_burst, literal_exposure
 
 from debir_nb.baenet import BAENet, MobileNetV2, export_onnx, recalibrate_batchnorm
 from debir_nb.burstormer import Burstormer
@@ -105,9 +105,9 @@ def networks():
     fast = Burstormer(8, 4, 4, 48)
     with torch.no_grad():
         for parameter in fast.parameters(): parameter.add_(.01*torch.randn_like(parameter))
-    slow = Burstormer(8, 4, 4, 48)
+    slow = PlainBurstormer(8, 48)
     slow.load_state_dict(fast.state_dict())
-    return fast, plain(slow), torch.rand(1, 8, 4, 64, 64), torch.full((1, 8), .05)
+    return fast, slow, torch.rand(1, 8, 4, 64, 64), torch.full((1, 8), .05)
 
 
 def step(net, burst, std, bfloat16=False):

@@ -5,7 +5,7 @@ import time
 import psutil
 import torch
 from measure import peak_memory
-from plain import plain
+from plain import PlainBurstormer
 
 from debir_nb.burstormer import Burstormer
 from debir_nb.full_size import restore_full_size
@@ -13,9 +13,8 @@ from debir_nb.simulator import Simulator, collect, timeline
 
 
 def training(form):
-    net = Burstormer(8, 4, 4, 48)
+    net = PlainBurstormer(8, 48) if form == "plain" else Burstormer(8, 4, 4, 48)
     burst, std = torch.rand(1, 8, 4, 64, 64), torch.full((1, 8), .05)
-    if form == "plain": plain(net)
 
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=form == "bf16"): restored = net(burst, std)
