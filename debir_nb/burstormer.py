@@ -57,7 +57,7 @@ class Gram(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
+        ctx,  # where the derivative finds what it needs
         z: Float[Tensor, "*m p c"],  # channels of p pixels
     ) -> Float[Tensor, "*m c c"]:  # symmetric; on its diagonal the squared length of each channel
         "Sum over the pixels."
@@ -66,7 +66,7 @@ class Gram(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx,
+        ctx,  # where the derivative finds what it needs
         grad: Float[Tensor, "*m c c"],  # of the loss by the products
     ) -> Float[Tensor, "*m p c"]:  # of the loss by z
         "One product for both factors."
