@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from debir_nb import burstormer
 from debir_nb.burstormer import Burstormer, ChannelAttention, deform_conv, pass_through, weighted_mean
 from debir_nb.core import generator
 
@@ -147,6 +148,22 @@ def test_attention_of_a_black_frame_is_finite():
     attention, x = ChannelAttention(8, 2), torch.zeros(1, 4, 4, 8, requires_grad=True)
     attention(x).sum().backward()
     assert x.grad.isfinite().all() and all(p.grad.isfinite().all() for p in attention.parameters())
+
+
+@pytest.mark.parametrize("wide, huge", [(0, 2**22), (2**21, 0), (0, 0)])
+def test_what_is_recomputed_changes_no_gradient(monkeypatch, wide, huge):
+    torch.manual_seed(0)
+    net = Burstormer(2, 4, 4, 8, residual=False)
+    burst = burst_like(net)
+
+    def run():
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t): loss = net(burst).square().sum()
+        return torch.autograd.grad(loss, list(net.parameters())), sum(kept)
+    remembered, values = run()
+    monkeypatch.setattr(burstormer, "WIDE", wide), monkeypatch.setattr(burstormer, "HUGE", huge)
+    recomputed, fewer = run()
+    assert fewer < values and all(torch.equal(a, b) for a, b in zip(remembered, recomputed, strict=True))
 
 
 @pytest.mark.parametrize("h, w", [(8, 8), (9, 10), (4, 7), (5, 4)])
