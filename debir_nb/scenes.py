@@ -158,7 +158,7 @@ def levels(
     codes: UInt8[np.ndarray, "*any"] | UInt16[np.ndarray, "*any"],  # from `encode_scene`
 ) -> UInt16[np.ndarray, "*any"]:  # linear RAW times LEVELS
     "Whole levels of what is stored."
-    return TABLE[codes] if codes.dtype == np.uint8 else codes
+    return cv2.LUT(codes, TABLE) if codes.dtype == np.uint8 else codes  # a tenth of the time of TABLE[codes]
 
 # %% ../nbs/16_scenes.ipynb #25-16-scenes
 def turned(
@@ -242,6 +242,7 @@ class StoredScene:
         if len(self.codes) == 1: return k*levels(self.codes[0]).astype(np.uint32)
         nearest = min((k + BLOCK//2)//BLOCK, len(self.blocks) - 1)
         edge, near = nearest*BLOCK, self.blocks[nearest]
+        if k == edge: return near
         between = levels(self.codes[min(k, edge):max(k, edge)]).sum(0, dtype=np.uint32)
         return near + between if k >= edge else near - between
 
