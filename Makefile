@@ -41,7 +41,7 @@ test: $(STAMP)  ## every test: the library's notebooks [JOBS=2 at a time], then 
 test-camera: $(STAMP)  ## the camera drivers, those of the kernel too, in a virtual machine (apt fetches it into .cache/)
 	@python -m pytest -q -m "guest or not guest" $(CAMERAS)
 
-bench: $(STAMP)  ## speed and memory against the plain forms and the machine's limits, into results/benchmarks.json [BENCH="-k burst", or "-m long": steps at the paper's size]
+bench: $(STAMP)  ## speed and memory against the plain forms and the machine's limits, into results/benchmarks.json [BENCH="-k burst", or "-m long": the paper's size, and 24 and 48 megapixels]
 	@cd tests/benchmarks && OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_ARENA_MAX=1 \
 	    python -m pytest -q -s -c bench.ini $(BENCH)
 

@@ -1,11 +1,13 @@
-"""Training: exact resume after SIGKILL, two processes, mixed precision, clipping, and one answer per bad input."""
+"""Training: exact resume after SIGKILL, two processes, mixed precision, torch.compile, clipping, and one answer per bad input."""
 import json
 import math
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -138,13 +140,18 @@ def test_processes_that_cannot_share_a_batch(monkeypatch):
 
 
 @pytest.fixture
-def bfloat16(monkeypatch):
-    "Accelerate keeps its precision for the life of a process: forget it before and after."
+def accelerate_forgets():
+    "Accelerate keeps its settings for the life of a process: forget them before, after, and when this is called."
     from accelerate.state import AcceleratorState
-    AcceleratorState._reset_state(reset_partial_state=True)
+    forget = partial(AcceleratorState._reset_state, reset_partial_state=True)
+    forget()
+    yield forget
+    forget()
+
+
+@pytest.fixture
+def bfloat16(monkeypatch, accelerate_forgets):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_mixed_precision_is_used_each_time_and_leaves_the_model_as_it_was(tmp_path, bfloat16):
@@ -154,6 +161,21 @@ def test_mixed_precision_is_used_each_time_and_leaves_the_model_as_it_was(tmp_pa
         fit(model, loss_fn, out=tmp_path, **SETTINGS | dict(steps=2))
     assert seen == [torch.bfloat16] * 4
     assert model(torch.randn(16, 3)).dtype == torch.float32 and seen[-1] == torch.float32
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own
+def test_a_compiled_model_trains_as_a_plain_one(tmp_path, monkeypatch, accelerate_forgets):
+    plain, compiled = network(), network()
+    plain[2].p = compiled[2].p = 0  # inductor draws dropout from a generator of its own
+    history = fit(plain, loss_fn, out=tmp_path, **SETTINGS | dict(steps=3))
+    accelerate_forgets()
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "inductor")
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    again = fit(compiled, loss_fn, out=tmp_path, **SETTINGS | dict(steps=3))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
+    assert [row["loss"] for row in again] == pytest.approx([row["loss"] for row in history], rel=1e-5)
+    assert list(compiled.state_dict()) == list(plain.state_dict())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
