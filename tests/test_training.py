@@ -1,7 +1,6 @@
 """Training: exact resume after SIGKILL, two processes, mixed precision, torch.compile, clipping, and one answer per bad input."""
 import json
 import math
-import shutil
 import signal
 import socket
 import subprocess
@@ -163,14 +162,11 @@ def test_mixed_precision_is_used_each_time_and_leaves_the_model_as_it_was(tmp_pa
     assert model(torch.randn(16, 3)).dtype == torch.float32 and seen[-1] == torch.float32
 
 
-@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
-@pytest.mark.filterwarnings("ignore")  # PyTorch's own
 def test_a_compiled_model_trains_as_a_plain_one(tmp_path, monkeypatch, accelerate_forgets):
     plain, compiled = network(), network()
-    plain[2].p = compiled[2].p = 0  # inductor draws dropout from a generator of its own
     history = fit(plain, loss_fn, out=tmp_path, **SETTINGS | dict(steps=3))
     accelerate_forgets()
-    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "inductor")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "aot_eager")  # as inductor, without a C++ compiler
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     again = fit(compiled, loss_fn, out=tmp_path, **SETTINGS | dict(steps=3))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
