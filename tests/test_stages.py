@@ -1,15 +1,25 @@
-"Losses and the protocol of evaluation, on networks small enough to know the answer."
+"Losses and the protocol of evaluation, on networks small enough to know the answer; and that two processes train every stage as one does."
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from debir_nb.baenet import BAENet
+from debir_nb.burstormer import Burstormer
 from debir_nb.core import FRAME_TIME, T_MAX, T_MIN, budget, generator
 from debir_nb.footage import find_clips
 from debir_nb.policies import Fixed, bracket, random_exposures
-from debir_nb.scenes import SPLITS, SceneStore, build_scenes, plan_scenes
+from debir_nb.scenes import SPLITS, SceneStore, StoredLight, build_scenes, observe, plan_scenes
 from debir_nb.simulator import Simulator, collect
-from debir_nb.stages import candidate_errors, candidates, debir_loss, evaluate, open_scenes, pretraining_loss, restoration_errors, restoration_loss, restore, scene_losses, warm_up_loss
+from debir_nb.stages import candidate_errors, candidates, debir_loss, draw_scenes, evaluate, open_scenes, pretraining_loss, restoration_errors, restoration_loss, restore, scene_losses, warm_up_loss
+from debir_nb.training import fit
 
 
 class MeanRestorer(torch.nn.Module):
@@ -206,3 +216,52 @@ def test_errors_of_one_vector_are_those_of_the_candidates(stores):
     errors = candidate_errors(MeanRestorer(), Simulator(), light, gain, candidates(4), (5,))
     own = restoration_errors(MeanRestorer(), Simulator(), light, gain, candidates(4)[3].expand(2, -1), (5,))
     assert torch.equal(errors[:, 3], own)
+
+
+# Several processes
+
+def losses_in_double(folder, out):
+    "The first losses of every stage that trains, with all arithmetic in double precision; what single precision rounds away, AdamW's first steps amplify."
+    stores, simulator, in_single = {split: SceneStore(folder, split) for split in ("restore", "baenet")}, Simulator(jitter=True), StoredLight.sums
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    restorer, baenet = Burstormer(2, 4, 4, 8), BAENet(2)
+
+    def warm_up(model, draws):
+        index, light, gain = draw_scenes(stores["baenet"], 2, draws, torch.device("cpu"))
+        return warm_up_loss(model(*observe(simulator, light, gain, stores["baenet"].colour(index), draws)), random_exposures(2, 2, draws)), {}
+    trainings = {"S1": (restorer, lambda model, draws: pretraining_loss(model, stores["restore"], simulator, 2, 2, draws)),
+                 "S2-1": (baenet, warm_up),
+                 "S2-2": (baenet, lambda model, draws: debir_loss(model, restorer.eval().requires_grad_(False), stores["baenet"], simulator, 2, draws)),
+                 "S3": (restorer, lambda model, draws: debir_loss(baenet.requires_grad_(False), model, stores["restore"], simulator, 2, draws))}
+    with patch.object(StoredLight, "sums", lambda self, k: in_single(self, k).double()):
+        for name, (model, loss) in trainings.items():
+            model.train(name == "S2-1").requires_grad_()
+            history = fit(model, loss, steps=3, lr=1e-3, lr_final=1e-5, clip=1., seed=0, out=Path(out)/name, every=1)
+            with open(Path(out)/f"{name}.json", "w") as file: json.dump([row["loss"] for row in history], file)  # the second process writes the same
+
+
+TOGETHER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from accelerate import notebook_launcher
+from test_stages import losses_in_double
+notebook_launcher(losses_in_double, (sys.argv[2], sys.argv[3]), num_processes=2, use_port=sys.argv[4])
+"""
+
+
+def test_two_processes_give_the_losses_of_one_to_the_last_digits(stores, tmp_path):
+    folder, (one, two) = stores["restore"].folder.parent, (tmp_path/name for name in ("one", "two"))
+    for place in (one, two): place.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    done = subprocess.run([sys.executable, "-c", TOGETHER, Path(__file__).parent, folder, two, str(port)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    threads = torch.get_num_threads()
+    try: losses_in_double(folder, one)
+    finally: torch.set_num_threads(threads), torch.set_default_dtype(torch.float32)
+    for name in ("S1", "S2-1", "S2-2", "S3"):
+        alone, together = (json.loads((place/f"{name}.json").read_text()) for place in (one, two))
+        assert len(set(alone)) == 3 and together == pytest.approx(alone, rel=1e-8), name
