@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'FRIENDLY', 'MARKS', 'at_scale', 'sections', 'referred', 'stage_parameters', 'read_params', 'parse_changes',
-           'set_params', 'report_name', 'run_stage', 'print_results', 'readme_rows', 'write_readme', 'main']
+           'set_params', 'report_name', 'run_stage', 'print_results', 'core_rows', 'experiment_rows', 'readme_rows',
+           'write_readme', 'main']
 
 # %% ../nbs/18_pipeline.ipynb #02-18-pipeline
 import argparse, json, os, sys
@@ -167,11 +168,10 @@ def print_results(
     for report in sorted((folder/"reports").glob("*.ipynb")): print(f"  {report.relative_to(folder)}")
 
 # %% ../nbs/18_pipeline.ipynb #26-18-pipeline
-def readme_rows(
+def core_rows(
     metrics: dict,  # results/metrics.json
-    tables: dict | None = None,  # results/tables.json, where the experiments were run
 ) -> list[str]:  # lines of Markdown
-    "The README's figures of the released run."
+    "What the core found, as the head and the first rows of the README's table."
     def db(found): return f"{found['mean']:+.2f} dB [{found['low']:+.2f}, {found['high']:+.2f}]"
     def held(claim): return "reproduced" if metrics["claims"][claim] else "not reproduced"
     b, fusion = metrics["behaviour"], metrics["fusion"]
@@ -184,8 +184,30 @@ def readme_rows(
             f"| Fig. 3: $t_2$ moves against $t_1$ | {held('t2 moves against t1')}: rank correlation {b['t2_against_t1']:+.2f}; of their shares of the exposed time {b['t2_share_against_t1']:+.2f} | `nbs/40_results.ipynb` |",
             f"| Table 1: DEBIR against exposure bracketing (+0.28 dB) | {verdict(versus['bracket'])}: {db(versus['bracket'])} | `nbs/40_results.ipynb` |",
             f"| beyond the paper: DEBIR against the best fixed exposures | {verdict(versus['best fixed'])}: {db(versus['best fixed'])} | `nbs/26_search_fixed.ipynb`, `nbs/40_results.ipynb` |",
-            f"| the restoration network fuses its frames: gain over frame 1 repeated | {fused} | `nbs/21_pretrain.ipynb` |",
-            *(f"| {one['claim']} | {one['state']}: {', '.join(f'{d:+.2f}' for d in one['differences']) or 'no figures yet'} dB | `nbs/41_tables.ipynb` |" for one in (tables or {}).get("claims", ()))]
+            f"| the restoration network fuses its frames: gain over frame 1 repeated | {fused} | `nbs/21_pretrain.ipynb` |"]
+
+# %% ../nbs/18_pipeline.ipynb #26a-18-pipeline
+def experiment_rows(
+    tables: dict,  # results/tables.json
+    oracle: dict,  # results/oracle.json
+    gradient: dict,  # results/gradient.json
+) -> list[str]:  # lines of Markdown
+    "What the experiments found, as further rows of that table."
+    closed = oracle["groups"]["all"]
+    claims = [f"| {one['claim']} | {one['state']}: {', '.join(f'{d:+.2f}' for d in one['differences'])} dB | `nbs/41_tables.ipynb` |" for one in tables["claims"]]
+    share = f"| beyond the paper: the share of the way from bracketing to the best possible exposures that BAENet goes | {closed['closed']:.0%} [{closed['low']:.0%}, {closed['high']:.0%}] of {closed['oracle - bracket']:+.2f} dB, {closed['scenes']} scenes | `nbs/42_oracle.ipynb` |"
+    answers = [f"| beyond the paper: {question} | {one['answer']}: {one['difference']['mean']:+.2f} dB [{one['difference']['low']:+.2f}, {one['difference']['high']:+.2f}] | `nbs/43_gradient.ipynb` |" for question, one in gradient["answers"].items()]
+    return [*claims, share, *answers]
+
+# %% ../nbs/18_pipeline.ipynb #26b-18-pipeline
+def readme_rows(
+    folder: Path,  # the project's results/
+) -> list[str]:  # lines of Markdown
+    "The README's figures of the released run; those of the experiments once all three of their files are there. `ValueError` without those of the core."
+    metrics, *experiments = (folder/f"{name}.json" for name in ("metrics", "tables", "oracle", "gradient"))
+    check(metrics.exists(), f"{metrics} does not exist: run the pipeline first, with `make run` or `dvc repro`")
+    rows = core_rows(json.loads(metrics.read_text()))
+    return rows + experiment_rows(*(json.loads(path.read_text()) for path in experiments)) if all(path.exists() for path in experiments) else rows
 
 # %% ../nbs/18_pipeline.ipynb #27-18-pipeline
 MARKS = "<!-- figures of the released run: python -m debir_nb.pipeline readme -->", "<!-- end of these figures -->"  # around what is generated
@@ -194,13 +216,12 @@ MARKS = "<!-- figures of the released run: python -m debir_nb.pipeline readme --
 def write_readme(
     folder: Path,  # the project's root
 ) -> None:
-    "Put the figures of results/metrics.json, and of results/tables.json if there is one, into README.md. `ValueError` when there are none, or the README has no place for them."
-    readme, metrics, tables = folder/"README.md", folder/"results"/"metrics.json", folder/"results"/"tables.json"
-    check(metrics.exists(), f"{metrics} does not exist: run the pipeline first, with `make run` or `dvc repro`")
+    "Put the figures of results/ into README.md. `ValueError` when there are none, or the README has no place for them."
+    readme, rows = folder/"README.md", readme_rows(folder/"results")
     text = readme.read_text(encoding="utf-8")
     check(all(text.count(mark) == 1 for mark in MARKS), f"{readme} must hold each of these lines once: {' and '.join(MARKS)}")
     before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
-    with atomic(readme) as tmp: tmp.write_text(before + "\n".join([MARKS[0], *readme_rows(json.loads(metrics.read_text()), json.loads(tables.read_text()) if tables.exists() else None), MARKS[1]]) + after, encoding="utf-8")
+    with atomic(readme) as tmp: tmp.write_text(before + "\n".join([MARKS[0], *rows, MARKS[1]]) + after, encoding="utf-8")
 
 # %% ../nbs/18_pipeline.ipynb #29-18-pipeline
 def main(

@@ -310,10 +310,18 @@ def test_the_command_line_teaches():
 def test_a_verdict_follows_from_the_interval(low, high, said): assert verdict({"mean": (low + high)/2, "low": low, "high": high}) == said
 
 
-def test_claims_of_the_experiments_reach_the_readme_once_they_were_run():
-    metrics = json.loads((ROOT/"results"/"metrics.json").read_text())
+def test_claims_of_the_experiments_reach_the_readme_once_they_were_run(tmp_path):
+    shutil.copy(ROOT/"results"/"metrics.json", tmp_path)
+    core, three = readme_rows(tmp_path), {"mean": .2, "low": -.1, "high": .5}
     tables = {"claims": [{"claim": "Table 3: each input of BAENet helps", "state": "inconclusive", "differences": [.51, -.02, .2]}]}
-    assert readme_rows(metrics, tables) == [*readme_rows(metrics), "| Table 3: each input of BAENet helps | inconclusive: +0.51, -0.02, +0.20 dB | `nbs/41_tables.ipynb` |"]
+    oracle = {"groups": {"all": {"scenes": 120, "oracle - bracket": 1.5, "closed": .66, "low": .5, "high": .8}}}
+    gradient = {"answers": {"the warm-up helps": {"answer": "not shown", "difference": three}}}
+    for name, found in {"tables": tables, "oracle": oracle, "gradient": gradient}.items():
+        assert readme_rows(tmp_path) == core
+        (tmp_path/f"{name}.json").write_text(json.dumps(found))
+    claim, share, answer = readme_rows(tmp_path)[len(core):]
+    assert claim == "| Table 3: each input of BAENet helps | inconclusive: +0.51, -0.02, +0.20 dB | `nbs/41_tables.ipynb` |"
+    assert "| 66% [50%, 80%] of +1.50 dB, 120 scenes |" in share and "the warm-up helps | not shown: +0.20 dB [-0.10, +0.50] |" in answer
 
 
 def test_the_readme_is_written_from_the_metrics_and_nothing_else_changes(tmp_path):
@@ -322,7 +330,7 @@ def test_the_readme_is_written_from_the_metrics_and_nothing_else_changes(tmp_pat
     (tmp_path/"README.md").write_text(f"# Title\n\n{MARKS[0]}\nold figures\n{MARKS[1]}\n\nThe end.\n")
     for _ in range(2): write_readme(tmp_path)
     metrics = json.loads((tmp_path/"results"/"metrics.json").read_text())
-    assert (tmp_path/"README.md").read_text() == "\n".join(["# Title", "", MARKS[0], *readme_rows(metrics), MARKS[1], "", "The end.", ""])
+    assert (tmp_path/"README.md").read_text() == "\n".join(["# Title", "", MARKS[0], *readme_rows(tmp_path/"results"), MARKS[1], "", "The end.", ""])
     assert f"{metrics['differences']['bracket']['psnr']['mean']:+.2f} dB" in (tmp_path/"README.md").read_text()
     (tmp_path/"README.md").write_text("# Title\n")
     with pytest.raises(ValueError, match="must hold each of these lines once"): write_readme(tmp_path)
