@@ -10,7 +10,7 @@ __all__ = ['SPLITS', 'FIRST_TICK', 'LEVELS', 'TABLE', 'BLOCK', 'GAIN_RANGE', 'sp
 
 # %% ../nbs/16_scenes.ipynb #02-16-scenes
 import contextlib, csv, hashlib, json, math, multiprocessing, os, shutil, threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -242,9 +242,9 @@ class StoredScene:
         if len(self.codes) == 1: return k*levels(self.codes[0]).astype(np.uint32)
         nearest = min((k + BLOCK//2)//BLOCK, len(self.blocks) - 1)
         edge, near = nearest*BLOCK, self.blocks[nearest]
-        if k == edge: return near
+        if k == edge: return near  # OpenCV looks nothing up where there is no tick
         between = levels(self.codes[min(k, edge):max(k, edge)]).sum(0, dtype=np.uint32)
-        return near + between if k >= edge else near - between
+        return near + between if k > edge else near - between
 
     def sums(self,
         ticks: list[int],  # whole ticks
@@ -315,6 +315,15 @@ def _hash(
     digest.update(place.with_suffix(".sums.npy").read_bytes())
     return digest.hexdigest()[:16]
 
+# %% ../nbs/16_scenes.ipynb #44b-16-scenes
+@contextlib.contextmanager
+def _same_everywhere() -> Iterator[None]:
+    "Meanwhile OpenCV computes alike on every processor."
+    fast = cv2.useOptimized()
+    cv2.setUseOptimized(False)
+    try: yield
+    finally: cv2.setUseOptimized(fast)
+
 # %% ../nbs/16_scenes.ipynb #45-16-scenes
 def _build_scene(
     clip: Clip,  # footage
@@ -333,6 +342,7 @@ def _build_scene(
     return {"motion": round(motion, 3), "ticks": n_ticks, **camera, "hash": _hash(place)}
 
 # %% ../nbs/16_scenes.ipynb #46-16-scenes
+@_same_everywhere()
 def _build_clip(
     clip: Clip,  # footage
     scenes: list[dict],  # of the plan, all from this clip

@@ -244,6 +244,14 @@ def test_two_processes_build_the_same_bytes(built, tmp_path):
     assert contents(tmp_path/"scenes") == contents(folder)
 
 
+def test_an_older_processor_builds_the_same_bytes(built, tmp_path, monkeypatch):
+    "The variables reach OpenCV and PyTorch in the processes that are started."
+    folder, clips, plan = built
+    for name, value in {"OPENCV_CPU_DISABLE": "AVX,FP16,AVX2,AVX512_SKX", "OPENCV_IPP": "disabled", "ATEN_CPU_CAPABILITY": "default"}.items(): monkeypatch.setenv(name, value)
+    build_scenes(clips, plan, tmp_path/"scenes", 228, workers=2)
+    assert contents(tmp_path/"scenes") == contents(folder)
+
+
 @pytest.mark.parametrize("end", [".npy", ".sums.npy"])
 def test_a_store_file_that_changed_or_vanished(built, tmp_path, end):
     shutil.copytree(built[0], tmp_path/"scenes")
