@@ -18,7 +18,7 @@ SITE ?= site
 CAMERAS := $(addprefix tests/test_,camera_contract.py gphoto2.py v4l2.py camera_end_to_end.py camera_guest.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-camera test-browser bench docs export clean FORCE
+.PHONY: help run experiments test test-camera test-browser bench docs export clean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,11 @@ run: $(STAMP)  ## footage to tables, then print them [SCALE=smoke|small|paper] [
 	@changes=(); [[ -z $$SCALE ]] || changes+=("scale=$$SCALE"); [[ -z $$FOOTAGE ]] || changes+=("scenes.footage=$$FOOTAGE"); \
 	[[ $${#changes[@]} = 0 ]] || python -m debir_nb.pipeline set "$${changes[@]}"
 	@dvc repro results capture
+	@python -m debir_nb.pipeline results
+
+experiments: $(STAMP)  ## every stage, those beyond the core too, JOBS=2 at a time; hours, and a stopped run goes on where it was
+	@dvc status -q data.dvc || dvc pull data.dvc </dev/null
+	@python -m debir_nb.pipeline repro --jobs $(JOBS)
 	@python -m debir_nb.pipeline results
 
 test: $(STAMP)  ## every test: the library's notebooks [JOBS=2 at a time], then tests/

@@ -4,14 +4,18 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'FRIENDLY', 'MARKS', 'at_scale', 'sections', 'referred', 'stage_parameters', 'read_params', 'parse_changes',
-           'set_params', 'report_name', 'run_stage', 'print_results', 'core_rows', 'experiment_rows', 'readme_rows',
-           'write_readme', 'main']
+           'set_params', 'report_name', 'run_stage', 'stale_stages', 'side_by_side', 'repro_stage', 'repro',
+           'print_results', 'core_rows', 'experiment_rows', 'readme_rows', 'write_readme', 'main']
 
 # %% ../nbs/18_pipeline.ipynb #02-18-pipeline
-import argparse, json, os, sys
+import argparse, json, os, subprocess, sys, time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 
 from .core import atomic, check, rank, root
 from .claims import verdict
@@ -154,6 +158,66 @@ def run_stage(
     else: os.replace(scratch, report)
     return report
 
+# %% ../nbs/18_pipeline.ipynb #22b-18-pipeline
+def stale_stages(
+    folder: Path,  # the project's root
+    targets: list[str],  # stages that are wanted; empty: all
+) -> dict[str, set[str]]:  # stage -> the stages in this mapping that it needs
+    "What `dvc repro` would look at: of the targets and what they need, the stages that are not up to date, and those after them."
+    import networkx
+    from dvc.repo import Repo
+    with Repo(str(folder)) as repo:
+        graph = networkx.relabel_nodes(repo.index.graph.subgraph([stage for stage in repo.index.stages if stage.cmd]), lambda stage: stage.addressing)
+        check(not (unknown := set(targets) - set(graph)), f"dvc.yaml has no stage {', '.join(sorted(unknown))}: `dvc stage list` names them")
+        changed = set(graph) & set(repo.status(targets, with_deps=True))
+    wanted = set(targets or graph).union(*(networkx.descendants(graph, name) for name in targets))
+    stale = wanted & changed.union(*(networkx.ancestors(graph, name) for name in changed))
+    return {name: stale & set(graph[name]) for name in graph if name in stale}
+
+# %% ../nbs/18_pipeline.ipynb #22c-18-pipeline
+def side_by_side(
+    needs: dict[str, set[str]],  # stage -> the stages it needs
+    run: Callable,  # of one stage's name
+    jobs: int,  # that run at the same time
+) -> None:
+    "Run all stages, each after those it needs. When one fails, no other begins; those under way end, and its error is raised."
+    check(jobs >= 1, f"jobs is {jobs}: give 1 or more")
+    order, running = TopologicalSorter(needs), {}
+    order.prepare()
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(needs), unit="stage", disable=not needs) as bar:
+        try:
+            while order.is_active():
+                running |= {pool.submit(run, name): name for name in order.get_ready()}
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    done.result()
+                    order.done(running.pop(done))
+                    bar.update()
+        except BaseException: pool.shutdown(cancel_futures=True); raise
+
+# %% ../nbs/18_pipeline.ipynb #22e-18-pipeline
+def repro_stage(
+    name: str,  # of the stage
+    threads: int,  # for its arithmetic
+    folder: Path,  # the project's root
+) -> None:
+    "Run one stage by DVC, while others do. What it prints goes to a file in `runs/`; `SystemExit` names it when the stage fails."
+    log, began = folder/"runs"/f"{name}.log", time.monotonic()
+    log.parent.mkdir(exist_ok=True)
+    with log.open("w") as out:
+        ended = subprocess.run([sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, stdout=out, stderr=subprocess.STDOUT)
+    if ended.returncode: raise SystemExit(f"{name} failed: read {log.relative_to(folder)}")
+    tqdm.write(f"{name}: {(time.monotonic() - began)/60:.1f} min")
+
+# %% ../nbs/18_pipeline.ipynb #22f-18-pipeline
+def repro(
+    targets: list[str],  # stages that are wanted; empty: all
+    jobs: int,  # stages at a time, which share the cores
+    folder: Path,  # the project's root
+) -> None:
+    "What `dvc repro` does, several stages at a time. `SystemExit` when one fails; run again, finished stages are not repeated, and training goes on where it was."
+    threads = max(1, len(os.sched_getaffinity(0))//jobs) if hasattr(os, "sched_getaffinity") else 1
+    side_by_side(stale_stages(folder, targets), lambda name: repro_stage(name, threads, folder), jobs)
+
 # %% ../nbs/18_pipeline.ipynb #24-18-pipeline
 def print_results(
     folder: Path,  # the project's root
@@ -227,19 +291,23 @@ def write_readme(
 def main(
     argv: list[str] | None = None,  # command line; that of the process by default
 ) -> None:
-    "The command line: `run STAGE [NAME=VALUE ...]`, `set KEY=VALUE ...`, `results`, `readme`."
+    "The command line: `run STAGE [NAME=VALUE ...]`, `repro`, `set KEY=VALUE ...`, `results`, `readme`."
     parser = argparse.ArgumentParser("python -m debir_nb.pipeline", description="Run stages of the pipeline and change its parameters.",
         epilog="examples: `run pretrain` executes nbs/21_pretrain.ipynb with the parameters of params.yaml; `set scale=smoke scenes.footage=../clips` changes that file; `results` prints the table.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="execute one stage notebook (dvc repro calls this)")
     run.add_argument("stage", help="name of the stage, such as pretrain")
     run.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="parameters of this run only")
+    repro_all = commands.add_parser("repro", help="what dvc repro does, several stages at a time")
+    repro_all.add_argument("targets", nargs="*", metavar="STAGE", help="such as tables or evaluate@uniform; without any, all")
+    repro_all.add_argument("--jobs", type=int, default=2, help="stages at a time, which share the cores [2]")
     commands.add_parser("set", help="change params.yaml, keeping its comments").add_argument("changes", nargs="+", metavar="KEY=VALUE", help="such as scale=smoke")
     commands.add_parser("results", help="print the results table and the files to open")
     commands.add_parser("readme", help="put the figures of results/ into README.md, for a release")
     args = parser.parse_args(argv)
     try:
         if args.command == "run": run_stage(args.stage, parse_changes(args.overrides))
+        if args.command == "repro": repro(args.targets, args.jobs, root())
         if args.command == "set": set_params(root()/"params.yaml", args.changes)
         if args.command == "results": print_results(root())
         if args.command == "readme": write_readme(root())

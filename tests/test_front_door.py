@@ -28,6 +28,7 @@ ELSEWHERE = {  # what cannot be run as it stands here -> the test that does it a
     "make run FOOTAGE=path": "test_pipeline.py::test_footage_without_clips_is_named", "make run FOOTAGE=...": "test_pipeline.py::test_footage_without_clips_is_named",
     "dvc repro": "test_pipeline.py::test_every_command_gives_its_notebook_what_it_declares_and_writes_the_report_that_dvc_expects",
     "dvc repro results": "test_pipeline.py::test_every_stage_leaves_a_report_and_results", "dvc repro evaluate@uniform": "test_pipeline.py::test_an_experiment_from_warm_up_to_table",
+    "make experiments": "test_pipeline.py::test_an_experiment_from_warm_up_to_table",
     "dvc exp run -S experiments.other_footage.footage=path other_footage": "test_pipeline.py::test_notebook_and_params_name_the_same_parameters",
     "python -m debir_nb.pipeline run tables": "test_pipeline.py::test_an_experiment_from_warm_up_to_table",
     "debir export": "test_cli.py::test_export_is_the_trained_network_at_every_gain_motion_and_batch",

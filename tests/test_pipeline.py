@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 import yaml
 
 from debir_nb.claims import verdict
-from debir_nb.pipeline import MARKS, SCALES, at_scale, parse_changes, read_params, readme_rows, referred, report_name, sections, set_params, stage_parameters, write_readme
+from debir_nb.pipeline import MARKS, SCALES, at_scale, parse_changes, read_params, readme_rows, referred, report_name, sections, set_params, side_by_side, stage_parameters, write_readme
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = yaml.safe_load((ROOT/"params.yaml").read_text())
@@ -258,8 +259,10 @@ def test_an_experiment_from_warm_up_to_table(project, tmp_path):
     "One variant of BAENet through DVC; the tables then know it, and say of the others that they were not run."
     folder = tmp_path/"project"
     shutil.copytree(project, folder)
-    ran = repro(folder, "evaluate@uniform") + repro(folder, "evaluate@baenet")
-    assert ran == ["warm_up_of@uniform", "train_of@uniform", "finetune_of@uniform", "evaluate@uniform", "evaluate@baenet"] and repro(folder, "evaluate@uniform") == []
+    printed = run(folder, sys.executable, "-m", "debir_nb.pipeline", "repro", "evaluate@uniform", "evaluate@baenet", "--jobs", 2)
+    ran = re.findall(r"(\S+): [0-9.]+ min", printed)
+    assert sorted(ran) == sorted(["warm_up_of@uniform", "train_of@uniform", "finetune_of@uniform", "evaluate@uniform", "evaluate@baenet"]) and repro(folder, "evaluate@uniform", "evaluate@baenet") == []
+    assert ran.index("evaluate@baenet") < 4, "it needs no training and need not wait for one"
     columns = json.loads((folder/"scores"/"uniform.json").read_text())["columns"]
     assert len(columns["psnr"]) == 8 and columns["t1"] == columns["t4"]
     run(folder, sys.executable, "-m", "debir_nb.pipeline", "run", "tables")
@@ -268,6 +271,35 @@ def test_an_experiment_from_warm_up_to_table(project, tmp_path):
     assert rows["uniform BAENet (Sec. 6.3)"]["scenes"] == 8 and not rows["Gradient AE"]["run"]
     assert {one["claim"]: one["state"] for one in tables["claims"]}["Table 3: each input of BAENet helps"] == "not run"
     assert "| Gradient AE |" in (folder/"results"/"tables.md").read_text() and "not run" in (folder/"results"/"tables.md").read_text()
+
+
+def test_stages_side_by_side_wait_for_what_they_need_and_for_nothing_else():
+    began, pair = [], threading.Barrier(2, timeout=20)
+    def stage(name):
+        began.append(name)
+        if name in ("left", "right"): pair.wait()  # until the other one runs, too
+    side_by_side({"left": {"first"}, "right": {"first"}, "last": {"left", "right"}}, stage, jobs=2)
+    assert began[0] == "first" and set(began[1:3]) == {"left", "right"} and began[3:] == ["last"]
+    with pytest.raises(ValueError, match="jobs is 0"): side_by_side({"first": set()}, stage, jobs=0)
+    side_by_side({}, stage, jobs=1)
+
+
+def test_after_a_failed_stage_no_other_begins():
+    began = []
+    def stage(name):
+        began.append(name)
+        if name == "b": raise SystemExit("b failed: read runs/b.log")
+    with pytest.raises(SystemExit, match="b failed"): side_by_side({"a": set(), "b": {"a"}, "c": {"b"}, "d": {"b"}}, stage, jobs=2)
+    assert began == ["a", "b"]
+
+
+def test_a_stage_that_fails_names_its_log_and_an_unknown_one_is_refused(project, tmp_path):
+    folder = tmp_path/"project"
+    shutil.copytree(project, folder)
+    set_params(folder/"params.yaml", ["experiments.oracle.n_scenes=1000"])
+    output = run(folder, sys.executable, "-m", "debir_nb.pipeline", "repro", "oracle", ok=False)
+    assert "oracle failed: read runs/oracle.log" in output and "n_scenes is 1000: there are 8 test scenes" in (folder/"runs"/"oracle.log").read_text()
+    assert "dvc.yaml has no stage bake" in run(folder, sys.executable, "-m", "debir_nb.pipeline", "repro", "bake", ok=False)
 
 
 def test_a_checkpoint_for_another_number_of_frames(project, tmp_path):
