@@ -163,16 +163,18 @@ def stale_stages(
     folder: Path,  # the project's root
     targets: list[str],  # stages that are wanted; empty: all
 ) -> dict[str, set[str]]:  # stage -> the stages in this mapping that it needs
-    "What `dvc repro` would look at: of the targets and what they need, the stages that are not up to date, and those after them."
-    import networkx
+    "What `dvc repro` would look at: of the targets and what they need, the stages that are not up to date, and those after them. `ValueError` for an unknown target."
     from dvc.repo import Repo
     with Repo(str(folder)) as repo:
-        graph = networkx.relabel_nodes(repo.index.graph.subgraph([stage for stage in repo.index.stages if stage.cmd]), lambda stage: stage.addressing)
-        check(not (unknown := set(targets) - set(graph)), f"dvc.yaml has no stage {', '.join(sorted(unknown))}: `dvc stage list` names them")
-        changed = set(graph) & set(repo.status(targets, with_deps=True))
-    wanted = set(targets or graph).union(*(networkx.descendants(graph, name) for name in targets))
-    stale = wanted & changed.union(*(networkx.ancestors(graph, name) for name in changed))
-    return {name: stale & set(graph[name]) for name in graph if name in stale}
+        needs = {stage.addressing: {need.addressing for need in repo.index.graph.successors(stage) if need.cmd} for stage in repo.index.stages if stage.cmd}
+        for name in targets: check(name in needs, f"dvc.yaml has no stage {name}: `dvc stage list` names them")
+        stale = needs.keys() & repo.status(targets, with_deps=True)
+    order, wanted = list(TopologicalSorter(needs).static_order()), set(targets or needs)
+    for name in reversed(order):
+        if name in wanted: wanted |= needs[name]
+    for name in order:
+        if needs[name] & stale: stale.add(name)
+    return {name: needs[name] & wanted & stale for name in order if name in wanted & stale}
 
 # %% ../nbs/18_pipeline.ipynb #22c-18-pipeline
 def side_by_side(
