@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCALES', 'FRIENDLY', 'MARKS', 'at_scale', 'sections', 'referred', 'stage_parameters', 'read_params', 'parse_changes',
            'set_params', 'report_name', 'run_stage', 'stale_stages', 'side_by_side', 'repro_stage', 'repro',
-           'print_results', 'core_rows', 'experiment_rows', 'readme_rows', 'write_readme', 'main']
+           'print_results', 'decibels', 'core_rows', 'experiment_rows', 'readme_rows', 'write_readme', 'main']
 
 # %% ../nbs/18_pipeline.ipynb #02-18-pipeline
 import argparse, json, os, subprocess, sys, time
@@ -233,23 +233,29 @@ def print_results(
     print("Open these for the story, the pictures and the numbers:")
     for report in sorted((folder/"reports").glob("*.ipynb")): print(f"  {report.relative_to(folder)}")
 
+# %% ../nbs/18_pipeline.ipynb #25a-18-pipeline
+def decibels(
+    found: dict,  # mean, low and high of a difference, dB
+) -> str:  # such as +0.80 dB [+0.44, +1.17]
+    "A difference and its 95 % interval, for a table."
+    return f"{found['mean']:+.2f} dB [{found['low']:+.2f}, {found['high']:+.2f}]"
+
 # %% ../nbs/18_pipeline.ipynb #26-18-pipeline
 def core_rows(
     metrics: dict,  # results/metrics.json
 ) -> list[str]:  # lines of Markdown
     "What the core found, as the head and the first rows of the README's table."
-    def db(found): return f"{found['mean']:+.2f} dB [{found['low']:+.2f}, {found['high']:+.2f}]"
     def held(claim): return "reproduced" if metrics["claims"][claim] else "not reproduced"
     b, fusion = metrics["behaviour"], metrics["fusion"]
     versus = {name: each["psnr"] for name, each in metrics["differences"].items()}
     bursts = {"random": "with random exposures, as in training,", "bracket": "with the bracket", "equal": "with four equal exposures"}
-    fused = "; ".join(f"{words} {db(fusion[f'{name}, static'])} at rest and {db(fusion[f'{name}, moving'])} moving" for name, words in bursts.items())
+    fused = "; ".join(f"{words} {decibels(fusion[f'{name}, static'])} at rest and {decibels(fusion[f'{name}, moving'])} moving" for name, words in bursts.items())
     return [f"Brackets hold 95 % intervals over {metrics['scenes']} test scenes from {metrics['sources']} unseen photographs.", "", "| claim of the paper | state | where |", "|---|---|---|",
             f"| Fig. 3: $t_1$ falls with motion | {held('t1 falls with motion')}: rank correlation {b['t1_against_motion']:+.2f} | `nbs/40_results.ipynb` |",
             f"| Fig. 3: $t_1$ rises with gain | {held('t1 rises with gain')}: {b['t1_rise_with_gain']:+.1f} ticks from the lowest to the highest | `nbs/40_results.ipynb` |",
             f"| Fig. 3: $t_2$ moves against $t_1$ | {held('t2 moves against t1')}: rank correlation {b['t2_against_t1']:+.2f}; of their shares of the exposed time {b['t2_share_against_t1']:+.2f} | `nbs/40_results.ipynb` |",
-            f"| Table 1: DEBIR against exposure bracketing (+0.28 dB) | {verdict(versus['bracket'])}: {db(versus['bracket'])} | `nbs/40_results.ipynb` |",
-            f"| beyond the paper: DEBIR against the best fixed exposures | {verdict(versus['best fixed'])}: {db(versus['best fixed'])} | `nbs/26_search_fixed.ipynb`, `nbs/40_results.ipynb` |",
+            f"| Table 1: DEBIR against exposure bracketing (+0.28 dB) | {verdict(versus['bracket'])}: {decibels(versus['bracket'])} | `nbs/40_results.ipynb` |",
+            f"| beyond the paper: DEBIR against the best fixed exposures | {verdict(versus['best fixed'])}: {decibels(versus['best fixed'])} | `nbs/26_search_fixed.ipynb`, `nbs/40_results.ipynb` |",
             f"| the restoration network fuses its frames: gain over frame 1 repeated | {fused} | `nbs/21_pretrain.ipynb` |"]
 
 # %% ../nbs/18_pipeline.ipynb #26a-18-pipeline
@@ -262,7 +268,7 @@ def experiment_rows(
     closed = oracle["groups"]["all"]
     claims = [f"| {one['claim']} | {one['state']}: {', '.join(f'{d:+.2f}' for d in one['differences'])} dB | `nbs/41_tables.ipynb` |" for one in tables["claims"]]
     share = f"| beyond the paper: the share of the way from bracketing to the best possible exposures that BAENet goes | {closed['closed']:.0%} [{closed['low']:.0%}, {closed['high']:.0%}] of {closed['oracle - bracket']:+.2f} dB, {closed['scenes']} scenes | `nbs/42_oracle.ipynb` |"
-    answers = [f"| beyond the paper: {question} | {one['answer']}: {one['difference']['mean']:+.2f} dB [{one['difference']['low']:+.2f}, {one['difference']['high']:+.2f}] | `nbs/43_gradient.ipynb` |" for question, one in gradient["answers"].items()]
+    answers = [f"| beyond the paper: {question} | {one['answer']}: {decibels(one['difference'])} | `nbs/43_gradient.ipynb` |" for question, one in gradient["answers"].items()]
     return [*claims, share, *answers]
 
 # %% ../nbs/18_pipeline.ipynb #26b-18-pipeline
