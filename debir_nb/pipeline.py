@@ -266,7 +266,8 @@ def experiment_rows(
 ) -> list[str]:  # lines of Markdown
     "What the experiments found, as further rows of that table."
     closed = oracle["groups"]["all"]
-    claims = [f"| {one['claim']} | {one['state']}: {', '.join(f'{d:+.2f}' for d in one['differences'])} dB | `nbs/41_tables.ipynb` |" for one in tables["claims"]]
+    def each(found): return "; ".join(f"{label} {decibels(d) if d else 'not run'}" for label, d in found.items())
+    claims = [f"| {one['claim']} | {one['state']}: {each(one['differences'])} | `nbs/41_tables.ipynb` |" for one in tables["claims"]]
     share = f"| beyond the paper: the share of the way from bracketing to the best possible exposures that BAENet goes | {closed['closed']:.0%} [{closed['low']:.0%}, {closed['high']:.0%}] of {closed['oracle - bracket']:+.2f} dB, {closed['scenes']} scenes | `nbs/42_oracle.ipynb` |"
     answers = [f"| beyond the paper: {question} | {one['answer']}: {decibels(one['difference'])} | `nbs/43_gradient.ipynb` |" for question, one in gradient["answers"].items()]
     return [*claims, share, *answers]

@@ -39,7 +39,7 @@ ELSEWHERE = {  # what cannot be run as it stands here -> the test that does it a
     "make bench": "test_front_door.py::test_the_targets_of_make_are_there",
     "make export": "test_house.py::test_export_and_clean_change_nothing", "make docs": "test_site.py::test_every_notebook_and_module_has_a_page",
     "conda env create -f environment.yml": "test_house.py::test_conda_repeats_nothing", "dvc pull data.dvc": "test_front_door.py::test_the_footage_is_in_the_clone",
-    "dvc pull --with-deps results capture": "test_front_door.py::test_a_released_run_is_pulled_and_not_repeated", "dvc repro --allow-missing results capture": "test_front_door.py::test_a_released_run_is_pulled_and_not_repeated",
+    "dvc pull": "test_front_door.py::test_a_released_run_is_pulled_and_not_repeated", "dvc repro --allow-missing": "test_front_door.py::test_a_released_run_is_pulled_and_not_repeated",
     "pip install 'debir_nb[gphoto2]'": "test_house.py::test_every_requirement_has_a_pin_in_its_range",
     "source .venv/bin/activate && pre-commit install": "test_front_door.py::test_the_hooks_run_what_is_installed",
     "cp docs/template.ipynb nbs/13c_mine.ipynb": "test_front_door.py::test_the_template_obeys_the_house",
@@ -107,10 +107,10 @@ def test_a_released_run_is_pulled_and_not_repeated(tmp_path):
     if subprocess.run(["git", "-C", ROOT, "ls-files", "--error-unmatch", "dvc.lock"], capture_output=True).returncode: pytest.skip("no released run in this checkout")
     run(f"git clone -q '{ROOT}' clone", tmp_path)
     clone = tmp_path/"clone"
-    run("dvc pull --with-deps results capture", clone)
+    run("dvc pull", clone)
     stages = yaml.safe_load((clone/"dvc.lock").read_text(encoding="utf-8"))["stages"]
     changed = {name for name, stage in stages.items() for dep in stage["deps"] if dep["path"].endswith((".ipynb", ".py")) and hashlib.md5((clone/dep["path"]).read_bytes()).hexdigest() != dep["md5"]}
-    plan = run("dvc repro --dry --allow-missing results capture", clone)
+    plan = run("dvc repro --dry --allow-missing", clone)
     would = set(re.findall(r"Running stage '(.+?)'", plan))
     assert changed & {"scenes", "pretrain", "train_baenet"} <= would and (changed or not would), plan
 

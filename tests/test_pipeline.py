@@ -345,14 +345,14 @@ def test_a_verdict_follows_from_the_interval(low, high, said): assert verdict({"
 def test_claims_of_the_experiments_reach_the_readme_once_they_were_run(tmp_path):
     shutil.copy(ROOT/"results"/"metrics.json", tmp_path)
     core, three = readme_rows(tmp_path), {"mean": .2, "low": -.1, "high": .5}
-    tables = {"claims": [{"claim": "Table 3: each input of BAENet helps", "state": "inconclusive", "differences": [.51, -.02, .2]}]}
+    tables = {"claims": [{"claim": "Table 3: each input of BAENet helps", "state": "inconclusive", "differences": {"without the gain": three, "without the motion": None}}]}
     oracle = {"groups": {"all": {"scenes": 120, "oracle - bracket": 1.5, "closed": .66, "low": .5, "high": .8}}}
     gradient = {"answers": {"the warm-up helps": {"answer": "not shown", "difference": three}}}
     for name, found in {"tables": tables, "oracle": oracle, "gradient": gradient}.items():
         assert readme_rows(tmp_path) == core
         (tmp_path/f"{name}.json").write_text(json.dumps(found))
     claim, share, answer = readme_rows(tmp_path)[len(core):]
-    assert claim == "| Table 3: each input of BAENet helps | inconclusive: +0.51, -0.02, +0.20 dB | `nbs/41_tables.ipynb` |"
+    assert claim == "| Table 3: each input of BAENet helps | inconclusive: without the gain +0.20 dB [-0.10, +0.50]; without the motion not run | `nbs/41_tables.ipynb` |"
     assert "| 66% [50%, 80%] of +1.50 dB, 120 scenes |" in share and "the warm-up helps | not shown: +0.20 dB [-0.10, +0.50] |" in answer
 
 
