@@ -8,7 +8,7 @@ __all__ = ['SCALES', 'FRIENDLY', 'MARKS', 'at_scale', 'sections', 'referred', 's
            'print_results', 'decibels', 'core_rows', 'experiment_rows', 'readme_rows', 'write_readme', 'main']
 
 # %% ../nbs/18_pipeline.ipynb #02-18-pipeline
-import argparse, json, os, subprocess, sys, time
+import argparse, ast, json, os, subprocess, sys, time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
@@ -141,12 +141,12 @@ def run_stage(
     source = next(root().glob(f"nbs/[0-9][0-9]_{stage}.ipynb"), None)
     check(source is not None, f"stage is {stage!r}: there is no notebook nbs/NN_{stage}.ipynb")
     for name, value in FRIENDLY.items(): os.environ.setdefault(name, value)
-    declared = papermill.inspect_notebook(str(source))
-    named = {name for name, about in declared.items() if about["default"][:1] in ("'", '"')}
+    declared = {name: ast.literal_eval(about["default"]) for name, about in papermill.inspect_notebook(str(source)).items()}
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     check(not several or "steps" in declared, f"stage is {stage!r}, which trains nothing that several processes could share: run it in one")
     if several and not torch.cuda.is_available(): os.environ["ACCELERATE_USE_CPU"] = "true"  # without it, processes without GPUs would not know of each other
-    parameters = stage_parameters(read_params(root()/"params.yaml"), stage, set(declared), named, overrides)
+    given = stage_parameters(read_params(root()/"params.yaml"), stage, set(declared), {name for name, value in declared.items() if isinstance(value, str)}, overrides)
+    parameters = {name: float(value) if isinstance(declared[name], float) and isinstance(value, int) else value for name, value in given.items()}  # 600 where the notebook has 760.0
     name = report_name(source.stem, overrides)
     scratch, report = root()/"runs"/(f"process-{rank()}-{name}" if rank() else name), root()/"reports"/name
     for folder in (scratch.parent, report.parent): folder.mkdir(exist_ok=True)

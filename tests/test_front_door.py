@@ -1,5 +1,6 @@
 "What a newcomer meets first: every command of README and CONTRIBUTING is run, the numbers are those of the results, the template obeys the house, the wheel works without the repository."
 import ast
+import csv
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 import zipfile
 from pathlib import Path
 
@@ -39,6 +41,7 @@ ELSEWHERE = {  # what cannot be run as it stands here -> the test that does it a
     "make bench": "test_front_door.py::test_the_targets_of_make_are_there",
     "make export": "test_house.py::test_export_and_clean_change_nothing", "make docs": "test_site.py::test_every_notebook_and_module_has_a_page",
     "conda env create -f environment.yml": "test_house.py::test_conda_repeats_nothing", "dvc pull data.dvc": "test_front_door.py::test_the_footage_is_in_the_clone",
+    "dvc exp run --queue -S train_baenet.lr=5e-4 results": "test_front_door.py::test_a_queue_tries_several_values", "dvc queue start": "test_front_door.py::test_a_queue_tries_several_values",
     "dvc pull": "test_front_door.py::test_a_released_run_is_pulled_and_not_repeated", "dvc repro --allow-missing": "test_front_door.py::test_a_released_run_is_pulled_and_not_repeated",
     "pip install 'debir_nb[gphoto2]'": "test_house.py::test_every_requirement_has_a_pin_in_its_range",
     "source .venv/bin/activate && pre-commit install": "test_front_door.py::test_the_hooks_run_what_is_installed",
@@ -102,17 +105,35 @@ def test_the_footage_is_in_the_clone():
     assert all((ROOT/"dvcstore"/"files"/"md5"/row["md5"][:2]/row["md5"][2:]).is_file() for row in json.loads(listing.read_text(encoding="utf-8")))
 
 
-def test_a_released_run_is_pulled_and_not_repeated(tmp_path):
-    "In a clone, only stages whose notebook or code is no longer that of the release would run, and those after them."
+@pytest.fixture
+def clone(tmp_path):
+    "A clone of what is committed, with the outputs of the released run."
     if subprocess.run(["git", "-C", ROOT, "ls-files", "--error-unmatch", "dvc.lock"], capture_output=True).returncode: pytest.skip("no released run in this checkout")
     run(f"git clone -q '{ROOT}' clone", tmp_path)
-    clone = tmp_path/"clone"
-    run("dvc pull", clone)
+    run("dvc pull", tmp_path/"clone")
+    return tmp_path/"clone"
+
+
+def test_a_released_run_is_pulled_and_not_repeated(clone):
+    "Only stages whose notebook or code is no longer that of the release would run, and those after them."
     stages = yaml.safe_load((clone/"dvc.lock").read_text(encoding="utf-8"))["stages"]
     changed = {name for name, stage in stages.items() for dep in stage["deps"] if dep["path"].endswith((".ipynb", ".py")) and hashlib.md5((clone/dep["path"]).read_bytes()).hexdigest() != dep["md5"]}
     plan = run("dvc repro --dry --allow-missing", clone)
     would = set(re.findall(r"Running stage '(.+?)'", plan))
     assert changed & {"scenes", "pretrain", "train_baenet"} <= would and (changed or not would), plan
+
+
+def test_a_queue_tries_several_values(clone):
+    "With a stage that needs the released weights and no scenes; a row of its table for each experiment, the working tree stays."
+    for gain in (600, 900): run(f"dvc exp run --queue -n gain{gain} -S experiments.figure.gain={gain} --single-item figure", clone)
+    run("dvc queue start", clone)
+    deadline = time.monotonic() + 400
+    while re.search("Queued|Running", status := run("dvc queue status", clone)) and time.monotonic() < deadline: time.sleep(2)
+    assert status.count("Success") == 2, status
+    rows = {row["Experiment"]: row for row in csv.DictReader(run("dvc exp show --csv", clone).splitlines())}
+    assert [float(rows[f"gain{gain}"]["experiments.figure.gain"]) for gain in (600, 900)] == [600, 900]
+    pictures = [subprocess.run(["git", "show", f"{rows[name]['rev']}:results/figure.jpg"], cwd=clone, capture_output=True, check=True).stdout for name in ("gain600", "gain900")]
+    assert pictures[0] != pictures[1] and not run("git status --short", clone)
 
 
 def test_the_hooks_run_what_is_installed():
