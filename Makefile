@@ -18,22 +18,22 @@ SITE ?= site
 CAMERAS := $(addprefix tests/test_,camera_contract.py gphoto2.py v4l2.py camera_end_to_end.py camera_guest.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help footage run experiments test test-camera test-browser bench docs export clean FORCE
+.PHONY: help inputs run experiments test test-camera test-browser bench docs export clean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-footage: $(STAMP)
+inputs: $(STAMP)
 	@[[ $$FOOTAGE ]] || dvc status -q data.dvc || dvc pull data.dvc </dev/null || { [[ -d data ]] && \
 	    echo "data/ has changes of yours and is used as it is (the embedded footage again: git checkout data.dvc && dvc checkout --force data.dvc)"; }
-
-run: footage  ## footage to tables, then print them [SCALE=smoke|small|paper] [FOOTAGE=path]
 	@changes=(); [[ -z $$SCALE ]] || changes+=("scale=$$SCALE"); [[ -z $$FOOTAGE ]] || changes+=("scenes.footage=$$FOOTAGE"); \
 	[[ $${#changes[@]} = 0 ]] || python -m debir_nb.pipeline set "$${changes[@]}"
+
+run: inputs  ## footage to tables, then print them [SCALE=smoke|small|paper] [FOOTAGE=path]
 	@dvc repro results capture
 	@python -m debir_nb.pipeline results
 
-experiments: footage  ## every stage, those beyond the core too, JOBS=2 at a time; hours, and a stopped run goes on where it was
+experiments: inputs  ## every stage, those beyond the core too, JOBS=2 at a time; hours, and a stopped run goes on where it was [SCALE, FOOTAGE]
 	@python -m debir_nb.pipeline repro --jobs $(JOBS)
 	@python -m debir_nb.pipeline results
 
