@@ -131,8 +131,10 @@ def test_a_queue_tries_a_value(clone):
     while re.search("Queued|Running", status := run("dvc queue status", clone)) and time.monotonic() < deadline: time.sleep(2)
     assert "Success" in status, status
     row = next(row for row in csv.DictReader(run("dvc exp show --csv", clone).splitlines()) if row["Experiment"] == "other")
-    picture = subprocess.run(["git", "show", f"{row['rev']}:results/figure.jpg"], cwd=clone, capture_output=True, check=True).stdout
-    assert float(row["experiments.figure.gain"]) == 600 and picture != (clone/"results"/"figure.jpg").read_bytes() and not run("git status --short", clone)
+    lock = yaml.safe_load(subprocess.run(["git", "show", f"{row['rev']}:dvc.lock"], cwd=clone, capture_output=True, check=True).stdout)
+    code = next(out["md5"] for out in lock["stages"]["figure"]["outs"] if out["path"].endswith(".ipynb"))
+    report = (clone/".dvc"/"cache"/"files"/"md5"/code[:2]/code[2:]).read_text(encoding="utf-8")
+    assert float(row["experiments.figure.gain"]) == 600 and '"gain = 600.0' in report and not run("git status --short", clone)
 
 
 def test_the_hooks_run_what_is_installed():
