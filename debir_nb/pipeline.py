@@ -228,8 +228,7 @@ def print_results(
     table = folder/"results"/"table.md"
     check(table.exists(), f"{table} does not exist: run the pipeline first, with `make run` or `dvc repro`")
     print(table.read_text())
-    experiments = folder/"results"/"tables.md"
-    if experiments.exists(): print(experiments.read_text())
+    if (folder/"reports"/"41_tables.ipynb").exists(): print((folder/"results"/"tables.md").read_text())  # without that report they are those of the release, not of this run
     print("Open these for the story, the pictures and the numbers:")
     for report in sorted((folder/"reports").glob("*.ipynb")): print(f"  {report.relative_to(folder)}")
 

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from debir_nb.claims import verdict
-from debir_nb.pipeline import MARKS, SCALES, at_scale, parse_changes, read_params, readme_rows, referred, report_name, sections, set_params, side_by_side, stage_parameters, write_readme
+from debir_nb.pipeline import MARKS, SCALES, at_scale, parse_changes, print_results, read_params, readme_rows, referred, report_name, sections, set_params, side_by_side, stage_parameters, write_readme
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = yaml.safe_load((ROOT/"params.yaml").read_text())
@@ -340,6 +340,17 @@ def test_the_command_line_teaches():
 
 @pytest.mark.parametrize("low, high, said", [(.01, .4, "reproduced"), (-.1, .4, "inconclusive"), (-.4, -.01, "not reproduced")])
 def test_a_verdict_follows_from_the_interval(low, high, said): assert verdict({"mean": (low + high)/2, "low": low, "high": high}) == said
+
+
+def test_tables_of_another_run_are_not_printed(tmp_path, capsys):
+    "A clone has those of the release; a run of the core leaves them."
+    for folder in ("results", "reports"): (tmp_path/folder).mkdir()
+    for name in ("table", "tables"): (tmp_path/"results"/f"{name}.md").write_text(f"{name} of a run")
+    print_results(tmp_path)
+    assert "tables of a run" not in capsys.readouterr().out
+    (tmp_path/"reports"/"41_tables.ipynb").touch()
+    print_results(tmp_path)
+    assert "tables of a run" in capsys.readouterr().out
 
 
 def test_claims_of_the_experiments_reach_the_readme_once_they_were_run(tmp_path):
