@@ -38,7 +38,7 @@ experiments: inputs  ## every stage, those beyond the core too, JOBS=2 at a time
 	@python -m debir_nb.pipeline results
 
 test: $(STAMP)  ## every test: the library's notebooks [JOBS=2 at a time], then tests/
-	@export OMP_NUM_THREADS=$(THREADS); skip='$(STAGES)'; why=$$(python -c 'from debir_nb.pretrained import load_pretrained; load_pretrained()' 2>&1) || \
+	@export OMP_NUM_THREADS=$(THREADS); skip='$(STAGES)'; why=$$(python -c 'from debir_nb.weights.pretrained import load_pretrained; load_pretrained()' 2>&1) || \
 	    { skip="$$skip|$(TRAINED)"; echo "index and the explorers are skipped: $${why##*ValueError: }"; }; \
 	nbdev_test --n_workers $(JOBS) --skip_file_re "$$skip" && notebooks=passed || notebooks=FAILED; \
 	python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder; rc=$$?; \

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['FRAME_TIME', 'PREVIEW_TIME', 'FRAME_GAP', 'PREVIEW_GAP', 'BURST_START', 'T_MIN', 'T_MAX', 'budget', 'check',
-           'check_finite', 'optional', 'rank', 'atomic', 'root', 'generator', 'show']
+           'check_finite', 'optional', 'generator', 'show']
 
 # %% ../nbs/00_core.ipynb #02-00-core
-import contextlib, importlib, os, shutil
-from pathlib import Path
+import importlib
 
-import numpy as np
 import torch
+import numpy as np
 
 # %% ../nbs/00_core.ipynb #04-00-core
 FRAME_TIME = 1 / 1920  # e_S: how long one radiance frame lasts, s (paper, Sec. 4.3)
@@ -57,44 +56,6 @@ def optional(
     try: return importlib.import_module(module)
     except ImportError as e:
         raise ImportError(f"{module} is not installed: pip install 'debir_nb[{extra}]' brings it") from e
-
-# %% ../nbs/00_core.ipynb #13-00-core
-def _remove(
-    path: Path,  # file or folder; may be absent
-) -> None:
-    "Remove a file or a whole folder, if there is one."
-    if path.is_dir(): shutil.rmtree(path)
-    else: path.unlink(missing_ok=True)
-
-# %% ../nbs/00_core.ipynb #14-00-core
-def rank() -> int:  # from 0; 0 when it was started alone
-    "Number of this process among those that a launcher (accelerate, torchrun) started together."
-    return int(os.environ.get("RANK", 0))
-
-# %% ../nbs/00_core.ipynb #15-00-core
-@contextlib.contextmanager
-def atomic(
-    path: str | os.PathLike,  # where the finished file (or folder) shall be
-):  # yields the temporary path to write to
-    """Write a file, or make a folder, at the yielded path; it is renamed to `path` on success, replacing what was there, and removed on failure.
-    Of several processes that were launched together only the first one's is kept: they all write the same."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    begun = path.with_name(f".{path.name}.partial{rank() or ''}{path.suffix}")
-    _remove(begun)
-    try:
-        yield begun
-        if rank(): return
-        if path.is_dir(): _remove(path)
-        os.replace(begun, path)
-    finally: _remove(begun)
-
-# %% ../nbs/00_core.ipynb #18-00-core
-def root() -> Path:  # the folder that holds settings.ini
-    "The project's root, found upwards from the working directory; `FileNotFoundError` outside the project."
-    for folder in [Path.cwd(), *Path.cwd().parents]:
-        if (folder/"settings.ini").exists() and (folder/"nbs").exists(): return folder
-    raise FileNotFoundError(f"no settings.ini and nbs/ above {Path.cwd()}: run this inside the project")
 
 # %% ../nbs/00_core.ipynb #20-00-core
 def generator(

@@ -71,7 +71,7 @@ def is_said_elsewhere(app, what, name, thing, skip, options):
 
 
 class Links(SphinxPostTransform):
-    "`13_policies` leads to that notebook, `bracket` to the API, as long as only one thing has this name."
+    "`policies/20_rules` leads to that notebook, `bracket` to the API, as long as only one thing has this name."
     default_priority = 5
 
     def run(self, **kwargs):

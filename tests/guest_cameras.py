@@ -16,12 +16,12 @@ from unittest.mock import MagicMock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 torch = MagicMock(Tensor=type("Tensor", (), {}), Generator=type("Generator", (), {}), device=type("device", (), {}), dtype=type("dtype", (), {}))
-sys.modules |= {"torch": torch, "debir_nb.degradation": MagicMock(), "debir_nb.raw": MagicMock()}
+sys.modules |= {"torch": torch, "debir_nb.light.degradation": MagicMock(), "debir_nb.light.raw": MagicMock()}
 
 from uvc_camera import APERTURE_PRIORITY, UvcCamera  # noqa: E402
 
 from debir_nb import v4l2  # noqa: E402
-from debir_nb.camera import CameraError, NoCamera, Shot, choose  # noqa: E402
+from debir_nb.cameras.protocol import CameraError, NoCamera, Shot, choose# noqa: E402
 
 SHOTS = [Shot(t, g) for t, g in ((1e-3, 1), (2e-3, 1), (4e-3, 1), (4e-3, 4), (50e-3, 1), (1e-3, 1))]
 

@@ -67,8 +67,8 @@ class Sensor:
 
     def expose(self, exposure, iso, pattern=None, size=None):
         "DNG of one exposure, s."
-        from debir_nb.degradation import add_noise, iso_noise
-        from debir_nb.dng import to_counts, write_dng
+        from debir_nb.light.degradation import add_noise, iso_noise
+        from debir_nb.light.dng import to_counts, write_dng
         import torch
         light = self.scene*float(exposure)*iso/100/self.full
         if size: light = light[:, :size, :size]

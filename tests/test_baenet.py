@@ -7,22 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from debir_nb.baenet import (
-    BAENet,
-    MobileNetV2,
-    TiledMobileNetV2,
-    bounded_exposures,
-    bounded_softmax,
-    cut_tiles,
-    export_onnx,
-    normalise_gain,
-    published_bounded_softmax,
-    published_exposures,
-    recalibrate_batchnorm,
-    stack_inputs,
-)
+from debir_nb.policies.baenet import BAENet, bounded_exposures, bounded_softmax, export_onnx, normalise_gain, published_bounded_softmax, published_exposures, recalibrate_batchnorm, stack_inputs
+from debir_nb.policies.mobilenet import MobileNetV2, TiledMobileNetV2, cut_tiles
 from debir_nb.core import FRAME_TIME, T_MIN, budget
-from debir_nb.training import load_weights, save_weights
+from debir_nb.disk import load_weights, save_weights
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "baenet_published.npz"
 

@@ -11,7 +11,7 @@ from test_house import cells
 
 ROOT = Path(__file__).resolve().parents[1]
 FOUND = ROOT/"results"/"benchmarks.json"
-PAGE = ROOT/"nbs"/"56_benchmarks.ipynb"
+PAGE = ROOT/"nbs"/"explore/70_benchmarks.ipynb"
 
 
 @pytest.fixture

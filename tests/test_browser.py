@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from debir_nb.baenet import BAENet
-from debir_nb.burstormer import Burstormer
-from debir_nb.pretrained import NETWORKS, load_pretrained
-from debir_nb.training import save_weights
+from debir_nb.policies.baenet import BAENet
+from debir_nb.restorers.burstormer import Burstormer
+from debir_nb.weights.pretrained import NETWORKS, load_pretrained
+from debir_nb.disk import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -137,8 +137,8 @@ def drag(page, handle, by):
 
 
 BUTTONS = {  # what is pressed, and what must then be read
-    "51_shutter": ("ask BAENet", "restored"), "52_gradient": ("take a gradient step", "L ="), "53_beat_baenet": ("shoot", "The oracle"),
-    "54_policy": (None, None),
+    "explore/20_shutter": ("ask BAENet", "restored"), "explore/30_gradient": ("take a gradient step", "L ="), "explore/40_beat_baenet": ("shoot", "The oracle"),
+    "explore/50_policy_map": (None, None),
 }
 
 

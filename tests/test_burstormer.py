@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from debir_nb import burstormer
-from debir_nb.burstormer import Burstormer, ChannelAttention, deform_conv, pass_through, weighted_mean
+from debir_nb.restorers.burstormer import Burstormer, ChannelAttention, deform_conv, pass_through
+from debir_nb.restorers.protocol import weighted_mean
 from debir_nb.core import generator
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from debir_nb.calibration import SENSORS, GainNoise, fit_noise, gain_noise, good_pixels, noise_profile, photon_transfer, raw_signal
+from debir_nb.light.calibration import SENSORS, GainNoise, fit_noise, gain_noise, good_pixels, noise_profile, photon_transfer, raw_signal
 from debir_nb.core import generator
-from debir_nb.degradation import add_noise
-from debir_nb.dng import normalise, read_raw, write_dng
-from debir_nb.simulator import Simulator
+from debir_nb.light.degradation import add_noise
+from debir_nb.light.dng import normalise, read_raw, write_dng
+from debir_nb.light.simulator import Simulator
 
 RAW = Path(__file__).resolve().parents[2]/"shared"/"data"/"raw"
 REAL = pytest.mark.skipif(not RAW.is_dir(), reason=f"real RAW files are missing: {RAW}")

@@ -6,10 +6,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from debir_nb.camera import (TARGET, TOLERANCE, Capabilities, ExposureRefused, NoCamera, Range, RawFrame, Shot, Steps,
-                             auto_exposure, choose, departure, preview_shot, residual, to_shots)
+from debir_nb.cameras.protocol import TARGET, TOLERANCE, Capabilities, ExposureRefused, NoCamera, Range, RawFrame, Shot, Steps, auto_exposure, choose, departure, preview_shot, residual, to_shots
 from debir_nb.core import PREVIEW_TIME, T_MIN, budget
-from debir_nb.dng import RawPhoto, normalise
+from debir_nb.light.dng import RawPhoto, normalise
 
 MARKED = Steps((1/250, 1/200, 1/160, 1/125, 1/100, 1/80, 1/60, 1/50, 1/40, 1/30, 1/25, 1/20, 1/15, 1/13, 1/10))  # as engraved on a dial
 ISO = Steps(tuple(v/100 for v in (6400, 8000, 10000, 12800, 16000, 20000, 25600, 32000, 40000, 51200, 64000, 80000, 102400, 128000, 160000, 204800, 256000)))

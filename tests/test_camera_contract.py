@@ -14,9 +14,9 @@ from ptpip_camera import Emulator
 from v4l2_kernel import FakeVideo
 
 from debir_nb import gphoto2, v4l2
-from debir_nb.camera import Camera, Capabilities, Shot, departure
-from debir_nb.dng import normalise
-from debir_nb.simulated_camera import SimulatedCamera, in_the_hand, scene_light
+from debir_nb.cameras.protocol import Camera, Capabilities, Shot, departure
+from debir_nb.light.dng import normalise
+from debir_nb.cameras.simulated import SimulatedCamera, in_the_hand, scene_light
 
 
 @dataclass
@@ -48,7 +48,7 @@ def fake_kernel():
 @contextlib.contextmanager
 def simulated():
     from debir_nb.core import generator
-    from debir_nb.raw import random_colour
+    from debir_nb.light.raw import random_colour
     colour = random_colour(1, generator(0))
     light = scene_light(in_the_hand(np.full((80, 80, 3), 0.3, np.float32), (32, 32), 0.0, 0), colour, 64)
     shots = [Shot(1/240, 200), Shot(1/120, 60), Shot(1/60, 20), Shot(1/30, 5)]

@@ -8,16 +8,16 @@ from ptpip_camera import Emulator
 from skimage.data import astronaut
 
 from debir_nb import gphoto2
-from debir_nb.baenet import BAENet
-from debir_nb.burstormer import Burstormer
-from debir_nb.camera import CameraLost, Shot, auto_exposure, departure
-from debir_nb.capture_burst import capture
+from debir_nb.policies.baenet import BAENet
+from debir_nb.restorers.burstormer import Burstormer
+from debir_nb.cameras.protocol import CameraLost, Shot, auto_exposure, departure
+from debir_nb.cameras.capture import capture
 from debir_nb.core import generator
-from debir_nb.dng import normalise, read_raw
-from debir_nb.policies import bracket
-from debir_nb.pretrained import load_pretrained
-from debir_nb.raw import random_colour, sample_cfa, unprocess
-from debir_nb.restore_files import digital_gains, read_burst, restore_photos
+from debir_nb.light.dng import normalise, read_raw
+from debir_nb.policies.rules import bracket
+from debir_nb.weights.pretrained import load_pretrained
+from debir_nb.light.raw import random_colour, sample_cfa, unprocess
+from debir_nb.cameras.files import digital_gains, read_burst, restore_photos
 
 FULL = 2.1  # s of ISO 100 that saturate: about gain 256 at 1/120 s
 

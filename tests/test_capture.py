@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from debir_nb.baenet import BAENet, recalibrate_batchnorm
-from debir_nb.burstormer import Burstormer
-from debir_nb.camera import (CameraBusy, CameraError, CameraLost, CameraStorageFull, CaptureTimeout, ExposureRefused, NoRaw, Shot, Steps)
-from debir_nb.capture_burst import SIDE, Capture, capture, centre, choose_exposures, seen_by_policy
+from debir_nb.policies.baenet import BAENet, recalibrate_batchnorm
+from debir_nb.restorers.burstormer import Burstormer
+from debir_nb.cameras.protocol import CameraBusy, CameraError, CameraLost, CameraStorageFull, CaptureTimeout, ExposureRefused, NoRaw, Shot, Steps
+from debir_nb.cameras.capture import SIDE, Capture, capture, centre, choose_exposures, seen_by_policy
 from debir_nb.core import FRAME_GAP, PREVIEW_GAP, PREVIEW_TIME, T_MIN, generator
-from debir_nb.dng import normalise, read_raw
-from debir_nb.metrics import PairedDifference
-from debir_nb.policies import bracket
-from debir_nb.raw import random_colour
-from debir_nb.restore_files import raw_files, read_burst, restore_folder
-from debir_nb.simulated_camera import FREE, SimulatedCamera, third_stops
-from debir_nb.simulator import collect
-from debir_nb.two_cameras import SCORES, capture_pair, compare_pairs, restore_pair, score, skew
+from debir_nb.light.dng import normalise, read_raw
+from debir_nb.scoring.metrics import PairedDifference
+from debir_nb.policies.rules import bracket
+from debir_nb.light.raw import random_colour
+from debir_nb.cameras.files import raw_files, read_burst, restore_folder
+from debir_nb.cameras.simulated import FREE, SimulatedCamera, third_stops
+from debir_nb.light.simulator import collect
+from debir_nb.cameras.pair import SCORES, capture_pair, compare_pairs, restore_pair, score, skew
 
 VALUE = 600*PREVIEW_TIME
 

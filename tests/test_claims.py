@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from debir_nb.claims import PAPER, compare, read_scores, verdict, verdict_of_all
+from debir_nb.scoring.verdicts import PAPER, compare, read_scores, verdict, verdict_of_all
 
 
 def scores(shift=0., n=40, seed=0):

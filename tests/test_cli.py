@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 
 from debir_nb import simulated_camera
-from debir_nb.baenet import BAENet, recalibrate_batchnorm
-from debir_nb.burstormer import Burstormer
-from debir_nb.camera import NoCamera
-from debir_nb.cli import find_cameras, main, open_camera
+from debir_nb.policies.baenet import BAENet, recalibrate_batchnorm
+from debir_nb.restorers.burstormer import Burstormer
+from debir_nb.cameras.protocol import NoCamera
+from debir_nb.cameras.cli import find_cameras, main, open_camera
 from debir_nb.core import PREVIEW_TIME
-from debir_nb.dng import read_raw
-from debir_nb.pretrained import NETWORKS, load_pretrained, models_folder
-from debir_nb.training import save_weights
+from debir_nb.light.dng import read_raw
+from debir_nb.weights.pretrained import NETWORKS, load_pretrained, models_folder
+from debir_nb.disk import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ["cameras", "expose", "capture", "simulate", "restore", "export"]
@@ -56,7 +56,7 @@ def fails(*line):
 def test_the_command_is_installed_by_its_name():
     ini = ConfigParser()
     ini.read(ROOT/"settings.ini", encoding="utf-8")
-    assert ini["DEFAULT"]["console_scripts"] == "debir=debir_nb.cli:main" and "scripts" in (ROOT/"pyproject.toml").read_text()
+    assert ini["DEFAULT"]["console_scripts"] == "debir=debir_nb.cameras.cli:main" and "scripts" in (ROOT/"pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
@@ -145,7 +145,7 @@ def test_numbers_that_must_be_above_0(line, number, capsys):
 def test_a_place_that_cannot_be_written_is_found_before_the_work(models, burst, tmp_path, monkeypatch):
     (tmp_path/"file").write_text("")
     (tmp_path/"folder.png").mkdir()
-    monkeypatch.setattr("debir_nb.cli.restore_photos", lambda *_: pytest.fail("restored in vain"))
+    monkeypatch.setattr("debir_nb.cameras.cli.restore_photos", lambda *_: pytest.fail("restored in vain"))
     for name, words in (("file/r.png", "cannot be written"), ("folder.png", "is a folder")):
         assert words in fails("restore", burst, "-o", tmp_path/name, "--models", models)
     assert "cannot be written" in fails("export", tmp_path/"file"/"baenet.onnx", "--models", models)
@@ -153,7 +153,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(models, burst, 
 
 
 def test_a_fault_says_what_was_kept(models, tmp_path, monkeypatch):
-    from debir_nb.camera import CameraLost
+    from debir_nb.cameras.protocol import CameraLost
     def gone(self, shots, timeout=10.0):
         yield self._take(shots[0], 0)
         raise CameraLost("unplugged")
@@ -164,7 +164,7 @@ def test_a_fault_says_what_was_kept(models, tmp_path, monkeypatch):
 
 def test_it_runs_from_a_shell(tmp_path):
     "A process of its own, outside the project: no weights are found, and that is what it says."
-    command = [sys.executable, "-m", "debir_nb.cli", "capture", "--out", "burst"]
+    command = [sys.executable, "-m", "debir_nb.cameras.cli", "capture", "--out", "burst"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})
     assert done.returncode == 1 and not done.stdout
     assert done.stderr.strip() == ("error: no trained networks are named: give their folder (on the command line: --models), or name it in "

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from debir_nb.core import FRAME_TIME, generator
-from debir_nb.degradation import (add_noise, bayer_mosaic, burst_gains, clip, degrade, exposure_value, integrate, iso_noise, jitter_noise, printed_noise,
-                                  quantise, sensor_noise)
+from debir_nb.light.degradation import add_noise, bayer_mosaic, burst_gains, clip, degrade, exposure_value, integrate, iso_noise, jitter_noise, printed_noise, quantise, sensor_noise
 
 NAN = float("nan")
 PATTERNS = ["RGGB", "BGGR", "GRBG", "GBRG"]

@@ -11,8 +11,8 @@ import tifffile
 import torch
 
 from debir_nb.core import generator
-from debir_nb.dng import Tag, dng_colour, normalise, read_headerless, read_raw, tiff_tags, to_counts, write_dng
-from debir_nb.raw import develop, random_colour, sample_cfa, unprocess
+from debir_nb.light.dng import Tag, dng_colour, normalise, read_headerless, read_raw, tiff_tags, to_counts, write_dng
+from debir_nb.light.raw import develop, random_colour, sample_cfa, unprocess
 
 RAW = Path(__file__).resolve().parents[2]/"shared"/"data"/"raw"
 REAL = pytest.mark.skipif(not RAW.is_dir(), reason=f"real RAW files are missing: {RAW}")

@@ -6,14 +6,14 @@ import pytest
 import torch
 import yaml
 
-from debir_nb.baenet import BAENet, recalibrate_batchnorm
-from debir_nb.beat_baenet import BeatBAENet, deal
+from debir_nb.policies.baenet import BAENet, recalibrate_batchnorm
+from debir_nb.explore.beat_baenet import BeatBAENet, deal
 from debir_nb.core import FRAME_TIME, generator
-from debir_nb.explore_gradient import Gradient, tangent
-from debir_nb.explore_policy import PolicyMap, at_hand
-from debir_nb.explore_shutter import Shutter, landscape
-from debir_nb.explorers import SPEEDS, UNSEEN, blur, restore, score, take, to_seconds, unseen_scene
-from debir_nb.policies import bracket
+from debir_nb.explore.gradient import Gradient, tangent
+from debir_nb.explore.policy_map import PolicyMap, at_hand
+from debir_nb.explore.shutter import Shutter, landscape
+from debir_nb.explore.live import SPEEDS, UNSEEN, blur, restore, score, take, to_seconds, unseen_scene
+from debir_nb.policies.rules import bracket
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from debir_nb.dng import write_dng
-from debir_nb.footage import Clip, Shake, find_clips, named_rate, open_clip, raw_light, read_table
+from debir_nb.light.dng import write_dng
+from debir_nb.light.footage import Clip, Shake, find_clips, named_rate, open_clip, raw_light, read_table
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 VIDEO = SHARED / "data" / "video"
@@ -260,7 +260,7 @@ def test_a_video_that_breaks_off_says_how_many_frames_decode_and_nothing_else(tm
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
     with pytest.raises(ValueError, match=r"promises 40 frames but only \d+ decode"):
         open_clip(path)
-    program = f"from debir_nb.footage import open_clip\ntry: open_clip({str(path)!r})\nexcept ValueError: print('refused')"
+    program = f"from debir_nb.light.footage import open_clip\ntry: open_clip({str(path)!r})\nexcept ValueError: print('refused')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
     assert (done.stdout, done.stderr) == ("refused\n", "")  # the decoder's own chatter is silenced
 

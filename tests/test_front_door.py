@@ -18,10 +18,10 @@ import torch
 import yaml
 from test_house import cells, code, comments, definitions, undocumented
 
-from debir_nb.baenet import BAENet
-from debir_nb.burstormer import Burstormer
-from debir_nb.pipeline import MARKS
-from debir_nb.training import save_weights
+from debir_nb.policies.baenet import BAENet
+from debir_nb.restorers.burstormer import Burstormer
+from debir_nb.pipeline.readme import MARKS
+from debir_nb.disk import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "MODEL_CARD.md")
@@ -218,5 +218,5 @@ def test_the_wheel_works_without_the_repository(tmp_path):
     clean = {"PYTHONPATH": "", "DEBIR_MODELS": "", "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
     assert str(tmp_path) in run("python -c 'import debir_nb; print(debir_nb.__file__)'", empty, **clean)
     assert "usage: debir" in run("debir --help", empty, **clean)
-    said = run("python -c 'from debir_nb.pretrained import load_pretrained\ntry: load_pretrained()\nexcept ValueError as e: print(e)'", empty, **clean)
+    said = run("python -c 'from debir_nb.weights.pretrained import load_pretrained\ntry: load_pretrained()\nexcept ValueError as e: print(e)'", empty, **clean)
     assert "DEBIR_MODELS" in said and "Traceback" not in said

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from debir_nb import full_size
-from debir_nb.burstormer import Burstormer, ChannelAttention
+from debir_nb.restorers.burstormer import Burstormer, ChannelAttention
 from debir_nb.core import generator
-from debir_nb.full_size import SharedAttention, assemble, fit_tiles, reach, restore_full_size, restore_tiles, spans, tile_memory
+from debir_nb.restorers.full_size import SharedAttention, assemble, fit_tiles, reach, restore_full_size, restore_tiles, spans, tile_memory
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +89,8 @@ def test_what_is_farther_than_the_reach_does_not_matter(net):
 
 MEASURE = """
 import resource, sys, psutil, torch
-from debir_nb.burstormer import Burstormer
-from debir_nb.full_size import tile_memory
+from debir_nb.restorers.burstormer import Burstormer
+from debir_nb.restorers.full_size import tile_memory
 torch.set_num_threads(2)
 net, side = Burstormer(n_frames=4, features=16).eval(), int(sys.argv[1])
 with torch.no_grad():

@@ -13,9 +13,9 @@ import pytest
 from ptpip_camera import Emulator
 
 from debir_nb import gphoto2
-from debir_nb.camera import CameraBusy, CameraError, CameraLost, CameraStorageFull, CaptureTimeout, ExposureRefused, NoCamera, NoRaw, Shot, choose, departure
-from debir_nb.dng import write_dng
-from debir_nb.gphoto2 import GPhoto2Camera, open_camera, raw_choice, seconds, sensitivity, ticks
+from debir_nb.cameras.protocol import CameraBusy, CameraError, CameraLost, CameraStorageFull, CaptureTimeout, ExposureRefused, NoCamera, NoRaw, Shot, choose, departure
+from debir_nb.light.dng import write_dng
+from debir_nb.cameras.gphoto2 import GPhoto2Camera, open_camera, raw_choice, seconds, sensitivity, ticks
 
 THREE = [Shot(2e-3, 4)]*3
 
@@ -178,8 +178,8 @@ def test_late_news_of_an_earlier_frame_is_not_taken_for_the_next(emulator):
 
 VIRTUAL = '''
 import json, sys
-from debir_nb.camera import CaptureTimeout, Shot
-from debir_nb.gphoto2 import find_cameras, open_camera
+from debir_nb.cameras.protocol import CaptureTimeout, Shot
+from debir_nb.cameras.gphoto2 import find_cameras, open_camera
 found, taken = find_cameras(), []
 address, = found
 with open_camera(address) as camera:

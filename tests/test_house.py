@@ -16,7 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from debir_nb.pipeline import MARKS, readme_rows
+from debir_nb.pipeline.readme import MARKS, readme_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT/"nbs").glob("[!.]*.ipynb"))

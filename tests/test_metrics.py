@@ -8,7 +8,7 @@ from scipy import stats
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from debir_nb.core import generator
-from debir_nb.metrics import PairedDifference, _resampled_means, _stretch, paired_difference, psnr, ssim
+from debir_nb.scoring.metrics import PairedDifference, _resampled_means, _stretch, paired_difference, psnr, ssim
 
 
 @pytest.fixture(params=[(4, torch.float32), (3, torch.float64)], ids=["packed", "sRGB"])

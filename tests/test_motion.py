@@ -5,9 +5,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from debir_nb.degradation import add_noise, iso_noise
-from debir_nb.motion import dis_flow, gaussian_blur, half_size, motion_magnitude, raft_flow
-from debir_nb.raw import CameraColour, sample_cfa
+from debir_nb.light.degradation import add_noise, iso_noise
+from debir_nb.light.motion import dis_flow, gaussian_blur, half_size, motion_magnitude, raft_flow
+from debir_nb.light.raw import CameraColour, sample_cfa
 from skimage import data
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from debir_nb.core import FRAME_TIME, T_MIN, budget
-from debir_nb.oracle import lattice, moves, oracle
-from debir_nb.policies import bracket
-from debir_nb.simulator import Simulator, collect
-from debir_nb.stages import restoration_errors
+from debir_nb.scoring.search import lattice, moves, oracle
+from debir_nb.policies.rules import bracket
+from debir_nb.light.simulator import Simulator, collect
+from debir_nb.scoring.search import restoration_errors
 
 
 def mean_restorer(frames, noise_std):

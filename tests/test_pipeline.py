@@ -17,8 +17,11 @@ import pytest
 import torch
 import yaml
 
-from debir_nb.claims import verdict
-from debir_nb.pipeline import MARKS, SCALES, at_scale, parse_changes, print_results, read_params, readme_rows, referred, report_name, sections, set_params, side_by_side, stage_parameters, write_readme
+from debir_nb.scoring.verdicts import verdict
+from debir_nb.pipeline.readme import MARKS, print_results, readme_rows, write_readme
+from debir_nb.pipeline.params import SCALES, at_scale, parse_changes, read_params, referred, sections, set_params, stage_parameters
+from debir_nb.pipeline.run import report_name
+from debir_nb.pipeline.schedule import side_by_side
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = yaml.safe_load((ROOT/"params.yaml").read_text())
@@ -89,7 +92,7 @@ def test_every_stage_leaves_a_report_and_results(project):
 
 
 def test_reports_hold_the_parameters_of_the_scale_and_pictures(project):
-    cells = json.loads((project/"reports"/"21_pretrain.ipynb").read_text())["cells"]
+    cells = json.loads((project/"reports"/"stages/20_pretrain.ipynb").read_text())["cells"]
     injected = "".join(next(c for c in cells if "injected-parameters" in c["metadata"].get("tags", []))["source"])
     assert "steps = 6" in injected and "features = 8" in injected
     pictures = sum("image/png" in o.get("data", {}) for c in cells for o in c.get("outputs", []))
@@ -167,7 +170,7 @@ def test_an_error_names_the_stage_and_keeps_the_notebook(project, tmp_path):
     (folder/"models"/"restorer_s1.pt").write_bytes((folder/"models"/"restorer_s1.pt").read_bytes()[:1000])
     output = run(folder, sys.executable, "-m", "debir_nb.pipeline", "run", "pseudo_gt", ok=False)
     assert "pseudo_gt failed: ValueError" in output and "restorer_s1.pt cannot be read" in output and "runs/22_pseudo_gt.ipynb" in output
-    assert not (folder/"reports"/"22_pseudo_gt.ipynb").exists()
+    assert not (folder/"reports"/"stages/30_pseudo_gt.ipynb").exists()
 
 
 def test_footage_without_clips_is_named(project, tmp_path):
@@ -348,7 +351,7 @@ def test_tables_of_another_run_are_not_printed(tmp_path, capsys):
     for name in ("table", "tables"): (tmp_path/"results"/f"{name}.md").write_text(f"{name} of a run")
     print_results(tmp_path)
     assert "tables of a run" not in capsys.readouterr().out
-    (tmp_path/"reports"/"41_tables.ipynb").touch()
+    (tmp_path/"reports"/"results/20_tables.ipynb").touch()
     print_results(tmp_path)
     assert "tables of a run" in capsys.readouterr().out
 
@@ -363,7 +366,7 @@ def test_claims_of_the_experiments_reach_the_readme_once_they_were_run(tmp_path)
         assert readme_rows(tmp_path) == core
         (tmp_path/f"{name}.json").write_text(json.dumps(found))
     claim, share, answer = readme_rows(tmp_path)[len(core):]
-    assert claim == "| Table 3: each input of BAENet helps | inconclusive: without the gain +0.20 dB [-0.10, +0.50]; without the motion not run | `nbs/41_tables.ipynb` |"
+    assert claim == "| Table 3: each input of BAENet helps | inconclusive: without the gain +0.20 dB [-0.10, +0.50]; without the motion not run | `nbs/results/20_tables.ipynb` |"
     assert "| 66% [50%, 80%] of +1.50 dB, 120 scenes |" in share and "the warm-up helps | not shown: +0.20 dB [-0.10, +0.50] |" in answer
 
 

@@ -3,10 +3,11 @@ import pytest
 import torch
 
 from debir_nb.core import FRAME_TIME, PREVIEW_TIME, T_MIN, budget, generator
-from debir_nb.experiments import RULES
-from debir_nb.learned_policies import LEARNED, WITHHELD, ActiveSL, DigitalGimbal, Uniform, Withhold, exposure_pairs, learned_policy
-from debir_nb.metering import AverageAE, GradientAE, MotionMetering, gradient_information
-from debir_nb.policies import Fixed, Random, bracket
+from debir_nb.policies.by_name import RULES
+from debir_nb.policies.by_name import LEARNED, learned_policy
+from debir_nb.policies.rivals import WITHHELD, ActiveSL, DigitalGimbal, Uniform, Withhold, exposure_pairs
+from debir_nb.policies.metering import AverageAE, GradientAE, MotionMetering, gradient_information
+from debir_nb.policies.rules import Fixed, Random, bracket
 
 POLICIES = {**RULES, **LEARNED}
 NEED_NO_PREVIEW = {"bracket", "gimbal", "no_preview"}

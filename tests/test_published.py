@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from debir_nb.baenet import BAENet, published_exposures
-from debir_nb.burstormer import Burstormer
+from debir_nb.policies.baenet import BAENet, published_exposures
+from debir_nb.restorers.burstormer import Burstormer
 from debir_nb.core import FRAME_TIME
-from debir_nb.published import load_published, published_preview
-from debir_nb.raw import CameraColour
+from debir_nb.weights.published import load_published, published_preview
+from debir_nb.light.raw import CameraColour
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 FILES = GOLDEN / "baenet_published.npz", GOLDEN / "burstormer_n4_raw.npz"

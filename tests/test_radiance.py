@@ -10,10 +10,9 @@ import torch
 
 from debir_nb import radiance as module
 from debir_nb.core import FRAME_TIME, generator
-from debir_nb.footage import open_clip
-from debir_nb.radiance import (
-    FootageRadiance, HandShake, Interpolator, MovingObject, MovingPhotograph, Radiance, cut_out, film, footage_radiance, hand_held, hand_shake, to_display, to_linear, upsample,
-)
+from debir_nb.light.footage import open_clip
+from debir_nb.light.interpolation import FootageRadiance, Interpolator, footage_radiance, upsample
+from debir_nb.light.radiance import HandShake, MovingObject, MovingPhotograph, Radiance, cut_out, film, hand_held, hand_shake, to_display, to_linear
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CAR, WHEEL = (SHARED / "data" / "video" / name for name in ("hfr240_car_loop", "hfr300_bicycle_wheel.mp4"))

@@ -3,8 +3,7 @@ import pytest
 import torch
 
 from debir_nb.core import generator
-from debir_nb.raw import (RGB2CAM, CameraColour, apply_matrix, demosaic, dequantise, develop, linear_to_srgb, malvar_filters, pack, random_colour, render, sample_cfa,
-                          srgb_to_linear, to_camera, unpack, unprocess)
+from debir_nb.light.raw import RGB2CAM, CameraColour, apply_matrix, demosaic, dequantise, develop, linear_to_srgb, malvar_filters, pack, random_colour, render, sample_cfa, srgb_to_linear, to_camera, unpack, unprocess
 
 PATTERNS = ["RGGB", "BGGR", "GRBG", "GBRG"]
 NAN = float("nan")

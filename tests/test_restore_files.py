@@ -9,13 +9,12 @@ import rawpy
 import torch
 from PIL import Image
 
-from debir_nb.burstormer import Burstormer
-from debir_nb.calibration import SENSORS
+from debir_nb.restorers.burstormer import Burstormer
+from debir_nb.light.calibration import SENSORS
 from debir_nb.core import PREVIEW_TIME, T_MIN, generator
-from debir_nb.dng import RawPhoto, normalise, read_raw, to_counts
-from debir_nb.raw import RGB2CAM, develop
-from debir_nb.restore_files import (check_burst, digital_gains, from_red, raw_files, read_burst, restore_folder, restore_photos, save_restored,
-                                    to_burst, write_photo)
+from debir_nb.light.dng import RawPhoto, normalise, read_raw, to_counts
+from debir_nb.light.raw import RGB2CAM, develop
+from debir_nb.cameras.files import check_burst, digital_gains, from_red, raw_files, read_burst, restore_folder, restore_photos, save_restored, to_burst, write_photo
 
 
 def photo(mosaic=None, exposure=T_MIN, iso=800., **other):

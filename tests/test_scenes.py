@@ -10,13 +10,15 @@ import torch
 
 from debir_nb import scenes
 from debir_nb.core import FRAME_TIME, T_MIN, generator
-from debir_nb.dng import write_dng
-from debir_nb.footage import Shake, find_clips, raw_light
-from debir_nb.radiance import to_display
-from debir_nb.raw import random_colour, sample_cfa, srgb_to_linear, to_camera, unprocess
-from debir_nb.scenes import (FIRST_TICK, LEVELS, SPLITS, SceneStore, StoredScene, block_sums, build_scenes, check_near_duplicates, check_space, cut_scene, frames_needed, levels,
-                             observe, plan_scenes, random_gains, split_clips, split_sources, turned)
-from debir_nb.simulator import Simulator, mean_radiance
+from debir_nb.light.dng import write_dng
+from debir_nb.light.footage import Shake, find_clips, raw_light
+from debir_nb.light.radiance import to_display
+from debir_nb.light.raw import random_colour, sample_cfa, srgb_to_linear, to_camera, unprocess
+from debir_nb.scenes.plan import FIRST_TICK, SPLITS, check_near_duplicates, frames_needed, plan_scenes, split_clips, split_sources
+from debir_nb.scenes.store import LEVELS, SceneStore, StoredScene, block_sums, levels
+from debir_nb.scenes.build import build_scenes, check_space, cut_scene, turned
+from debir_nb.policies.protocol import observe, random_gains
+from debir_nb.light.simulator import Simulator, mean_radiance
 
 COUNTS, SIZES, SHARES = {"restore": 3, "baenet": 2, "test": 2}, {"restore": 32, "baenet": 32, "test": 48}, (.4, .3, .3)
 

@@ -25,7 +25,7 @@ def test_annotations_hold():
 def film_clips(folder, draws):
     "Two photographs and a clip of 240 frames/s with hand shake and a moving object."
     import cv2
-    from debir_nb.radiance import MovingObject, MovingPhotograph, cut_out, film, hand_shake, to_display
+    from debir_nb.light.radiance import MovingObject, MovingPhotograph, cut_out, film, hand_shake, to_display
     photo = cv2.GaussianBlur(torch.rand(96, 96, 3, generator=draws).numpy(), (0, 0), 2)
     ball = MovingObject(cut_out(photo, 10, 10, 20, 20), (30.0, 30.0), (100.0, 0.0))
     scene = MovingPhotograph(photo, (64, 64), hand_shake(draws, 0.3, 50.0), (ball,), duration=0.3)
@@ -36,15 +36,19 @@ def film_clips(folder, draws):
 
 def travel(folder):
     "Footage to scenes, scenes to losses, and a comparison of two policies."
-    from debir_nb.baenet import BAENet
-    from debir_nb.burstormer import Burstormer
+    from debir_nb.policies.baenet import BAENet
+    from debir_nb.restorers.burstormer import Burstormer
     from debir_nb.core import generator
-    from debir_nb.footage import find_clips
-    from debir_nb.metrics import paired_difference
-    from debir_nb.policies import bracket
-    from debir_nb.scenes import SPLITS, SceneStore, build_scenes, plan_scenes
-    from debir_nb.simulator import Simulator
-    from debir_nb.stages import candidate_errors, candidates, debir_loss, draw_scenes, evaluate, pretraining_loss, warm_up_loss
+    from debir_nb.light.footage import find_clips
+    from debir_nb.scoring.metrics import paired_difference
+    from debir_nb.policies.rules import bracket
+    from debir_nb.scenes.plan import SPLITS, plan_scenes
+    from debir_nb.scenes.store import SceneStore
+    from debir_nb.scenes.build import build_scenes
+    from debir_nb.light.simulator import Simulator
+    from debir_nb.scoring.search import candidate_errors, candidates
+    from debir_nb.training.losses import debir_loss, draw_scenes, pretraining_loss, warm_up_loss
+    from debir_nb.scoring.evaluate import evaluate
 
     draws, simulator = generator(0), Simulator(jitter=True)
     film_clips(folder/"clips", draws)
@@ -65,9 +69,9 @@ def travel(folder):
 def develop_photo(folder):
     "Linear light to a RAW file and back to display values."
     from debir_nb.core import generator
-    from debir_nb.degradation import degrade
-    from debir_nb.dng import dng_colour, normalise, read_raw, to_counts, write_dng
-    from debir_nb.raw import develop, pack, random_colour
+    from debir_nb.light.degradation import degrade
+    from debir_nb.light.dng import dng_colour, normalise, read_raw, to_counts, write_dng
+    from debir_nb.light.raw import develop, pack, random_colour
     colour = random_colour(1, generator(0))
     packed = pack(degrade(torch.rand(1, 4, 3, 32, 32), torch.tensor([4.0]), 1 / 120, generator(1)))[0]
     write_dng(folder/"x.dng", to_counts(packed, 64, 1023), exposure=1 / 120, iso=400, black=64, white=1023, **dng_colour(colour))
@@ -78,10 +82,10 @@ def develop_photo(folder):
 
 def calibrate():
     "Flats and darks to the noise of a simulator."
-    from debir_nb.calibration import gain_noise, photon_transfer
+    from debir_nb.light.calibration import gain_noise, photon_transfer
     from debir_nb.core import generator
-    from debir_nb.degradation import add_noise
-    from debir_nb.simulator import Simulator
+    from debir_nb.light.degradation import add_noise
+    from debir_nb.light.simulator import Simulator
     draws, noise = generator(0), (torch.full((3,), 1e-3), torch.full((3,), 1e-5))
     flats, darks = [add_noise(torch.full((3, 4, 32, 32), level), *noise, draws) for level in (0.2, 0.5)], add_noise(torch.zeros(3, 4, 32, 32), *noise, draws)
     fit = photon_transfer(flats, darks, step=1e-6).pooled
@@ -90,11 +94,11 @@ def calibrate():
 
 def take_burst(folder):
     "A camera's burst to a restored picture."
-    from debir_nb.baenet import BAENet
-    from debir_nb.burstormer import Burstormer
-    from debir_nb.capture_burst import capture
-    from debir_nb.restore_files import restore_folder, save_restored
-    from debir_nb.simulated_camera import open_camera
+    from debir_nb.policies.baenet import BAENet
+    from debir_nb.restorers.burstormer import Burstormer
+    from debir_nb.cameras.capture import capture
+    from debir_nb.cameras.files import restore_folder, save_restored
+    from debir_nb.cameras.simulated import open_camera
     taken = capture(open_camera(size=(48, 48)), BAENet().eval(), folder/"burst")
     restored, reference = restore_folder(folder/"burst", Burstormer(features=8).eval())
     save_restored(folder/"restored.png", restored, reference)
@@ -103,7 +107,7 @@ def take_burst(folder):
 
 def attend_course():
     "Scenes and self-checks of the lessons."
-    from debir_nb.course import check_loss, check_photon_transfer, check_take, moving_scenes
+    from debir_nb.course.checks import check_loss, check_photon_transfer, check_take, moving_scenes
     assert len(moving_scenes(("coffee",), 5, 0).motion) == 5
     for check in (check_loss, check_photon_transfer, check_take): assert not check(lambda *given: ...)
 
@@ -119,7 +123,7 @@ def main():
         take_burst(Path(folder))
     calibrate()
     attend_course()
-    try: debir_nb.degradation.burst_gains(torch.ones(2, 2), torch.ones(3))
+    try: debir_nb.light.degradation.burst_gains(torch.ones(2, 2), torch.ones(3))
     except TypeCheckError: return
     raise AssertionError("the check is not switched on")
 

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from debir_nb.camera import Camera, CameraBusy, CameraError, NoCamera, Shot, Steps
-from debir_nb.capture_burst import capture
+from debir_nb.cameras.protocol import Camera, CameraBusy, CameraError, NoCamera, Shot, Steps
+from debir_nb.cameras.capture import capture
 from debir_nb.core import FRAME_GAP, FRAME_TIME, PREVIEW_GAP, PREVIEW_TIME, T_MIN, generator
-from debir_nb.degradation import iso_noise
-from debir_nb.dng import normalise
-from debir_nb.policies import bracket
-from debir_nb.raw import random_colour
-from debir_nb.restore_files import digital_gains, from_red
-from debir_nb.scenes import StoredLight, StoredScene, block_sums, encode_scene
-from debir_nb.simulated_camera import FREE, SimulatedCamera, Swinging, clip_radiance, counts_of, find_cameras, open_camera, scene_light
-from debir_nb.simulator import Simulator, collect, mean_radiance
+from debir_nb.light.degradation import iso_noise
+from debir_nb.light.dng import normalise
+from debir_nb.policies.rules import bracket
+from debir_nb.light.raw import random_colour
+from debir_nb.cameras.files import digital_gains, from_red
+from debir_nb.scenes.store import StoredLight, StoredScene, block_sums, encode_scene
+from debir_nb.cameras.simulated import FREE, SimulatedCamera, Swinging, clip_radiance, counts_of, find_cameras, open_camera, scene_light
+from debir_nb.light.simulator import Simulator, collect, mean_radiance
 
 
 def silent(gain): return 0*gain, 0*gain
@@ -195,6 +195,6 @@ def test_counts_refuse_an_unknown_pattern():
 
 def test_a_radiance_that_is_too_short_says_so(tmp_path):
     cv2.imwrite(str(tmp_path/"photo.png"), np.full((40, 40, 3), 90, np.uint8))
-    from debir_nb.footage import open_clip
+    from debir_nb.light.footage import open_clip
     radiance = clip_radiance(open_clip(tmp_path/"photo.png"), (32, 32))
     with pytest.raises(ValueError, match="do not exist"): scene_light(radiance, COLOUR, 10_000)

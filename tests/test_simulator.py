@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from debir_nb.core import BURST_START, FRAME_GAP, FRAME_TIME, budget, generator
-from debir_nb.raw import sample_cfa
-from debir_nb.simulator import Light, LightInMemory, Simulator, check_exposures, collect, cumulative, mean_radiance, timeline
+from debir_nb.light.raw import sample_cfa
+from debir_nb.light.simulator import Light, LightInMemory, Simulator, check_exposures, collect, cumulative, mean_radiance, timeline
 
 GOLDEN = Path(__file__).resolve().parents[2]/"shared"/"golden"/"simulator_published.npz"
 SILENT = Simulator(noise=lambda gain: (0*gain, 0*gain))

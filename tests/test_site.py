@@ -103,10 +103,10 @@ def test_a_definition_has_types_shapes_and_units(site):
 
 
 def test_names_in_the_text_are_links(site):
-    "13_policies names other notebooks, and 31_simulated_camera names a class."
-    article = (site/"13_policies.html").read_text(encoding="utf-8").split("<article")[1].split("</article")[0]
-    assert 'href="13a_metering.html"' in article and 'href="13_policies.html"' not in article
-    assert "api/scenes.html#debir_nb.scenes.SceneStore" in Page(site/"31_simulated_camera.html").links
+    "policies/20_rules names other notebooks, and cameras/20_simulated names a class."
+    article = (site/"policies/20_rules.html").read_text(encoding="utf-8").split("<article")[1].split("</article")[0]
+    assert 'href="policies/25_metering.html"' in article and 'href="policies/20_rules.html"' not in article
+    assert "api/scenes/store.html#debir_nb.scenes.store.SceneStore" in Page(site/"cameras/20_simulated.html").links
 
 
 @pytest.mark.browser
@@ -148,5 +148,5 @@ def test_the_search_finds(address, browser):
     page = browser.new_page()
     page.goto(f"{address}/search.html?q=bracketing")
     page.wait_for_selector("#search-results li a")
-    assert "13_policies" in " ".join(link.get_attribute("href") for link in page.locator("#search-results li a").all())
+    assert "policies/20_rules" in " ".join(link.get_attribute("href") for link in page.locator("#search-results li a").all())
     page.close()

@@ -11,15 +11,22 @@ import numpy as np
 import pytest
 import torch
 
-from debir_nb.baenet import BAENet
-from debir_nb.burstormer import Burstormer
+from debir_nb.policies.baenet import BAENet
+from debir_nb.restorers.burstormer import Burstormer
 from debir_nb.core import FRAME_TIME, T_MAX, T_MIN, budget, generator
-from debir_nb.footage import find_clips
-from debir_nb.policies import Fixed, bracket, random_exposures
-from debir_nb.scenes import SPLITS, SceneStore, StoredLight, build_scenes, observe, plan_scenes
-from debir_nb.simulator import Simulator, collect
-from debir_nb.stages import candidate_errors, candidates, debir_loss, draw_scenes, evaluate, open_scenes, pretraining_loss, restoration_errors, restoration_loss, restore, scene_losses, warm_up_loss
-from debir_nb.training import fit
+from debir_nb.light.footage import find_clips
+from debir_nb.policies.rules import Fixed, bracket, random_exposures
+from debir_nb.scenes.plan import SPLITS, plan_scenes
+from debir_nb.scenes.store import SceneStore, StoredLight
+from debir_nb.scenes.build import build_scenes
+from debir_nb.policies.protocol import observe
+from debir_nb.light.simulator import Simulator, collect
+from debir_nb.scoring.search import candidate_errors, candidates, restoration_errors
+from debir_nb.training.losses import debir_loss, draw_scenes, pretraining_loss, restoration_loss, scene_losses, warm_up_loss
+from debir_nb.scoring.evaluate import evaluate
+from debir_nb.scenes.store import open_scenes
+from debir_nb.restorers.protocol import restore
+from debir_nb.training.loop import fit
 
 
 class MeanRestorer(torch.nn.Module):

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from debir_nb.core import FRAME_TIME, generator
-from debir_nb.degradation import burst_gains
-from debir_nb.experiments import simulator_with
-from debir_nb.simulator import Simulator, collect, mean_radiance
-from debir_nb.straight_through import straight_through_mean
+from debir_nb.light.degradation import burst_gains
+from debir_nb.light.straight_through import simulator_with
+from debir_nb.light.simulator import Simulator, collect, mean_radiance
+from debir_nb.light.straight_through import straight_through_mean
 
 
 def light(key=0, frame_exposure=FRAME_TIME): return collect(torch.rand(1, 228, 4, 4, 4, dtype=torch.float64, generator=generator(key)), frame_exposure)

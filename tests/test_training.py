@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from debir_nb.training import cosine, fingerprint, fit, load_weights, own_rows, save_weights
+from debir_nb.training.loop import cosine, fit, own_rows
+from debir_nb.disk import fingerprint, load_weights, save_weights
 
 SETTINGS = dict(steps=24, lr=0.05, lr_final=1e-4, clip=0.5, seed=3, every=6)
 

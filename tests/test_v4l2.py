@@ -6,8 +6,8 @@ import pytest
 from v4l2_kernel import FakeVideo, pack
 
 from debir_nb import v4l2
-from debir_nb.camera import CameraBusy, CameraError, CameraLost, CaptureTimeout, ExposureRefused, NoCamera, NoRaw, Shot, departure
-from debir_nb.v4l2 import RawStream, V4L2Camera, bayer_format, find_cameras, frames_to_settle, open_camera, unpack_bayer
+from debir_nb.cameras.protocol import CameraBusy, CameraError, CameraLost, CaptureTimeout, ExposureRefused, NoCamera, NoRaw, Shot, departure
+from debir_nb.cameras.v4l2 import RawStream, V4L2Camera, bayer_format, find_cameras, frames_to_settle, open_camera, unpack_bayer
 
 ORDERS = ["RGGB", "BGGR", "GRBG", "GBRG"]
 FORMATS = [f"S{order}{bits}" for order in ORDERS for bits in (8, 10, 12, 14, 16, "10P", "12P", "14P")]

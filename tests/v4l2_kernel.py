@@ -18,7 +18,7 @@ import numpy as np
 from linuxpy.video import device as video
 from linuxpy.video import raw
 
-from debir_nb.v4l2 import bayer_format
+from debir_nb.cameras.v4l2 import bayer_format
 
 CONTROL = raw.ControlID
 NAMES = {CONTROL.EXPOSURE_AUTO: b"Auto Exposure", CONTROL.EXPOSURE_ABSOLUTE: b"Exposure Time, Absolute", CONTROL.GAIN: b"Gain"}

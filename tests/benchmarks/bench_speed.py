@@ -10,13 +10,14 @@ from measure import flops
 from peak import picture
 from plain import PlainBurstormer, literal_burst, literal_exposure
 
-from debir_nb.baenet import BAENet, MobileNetV2, export_onnx, recalibrate_batchnorm
-from debir_nb.burstormer import Burstormer
+from debir_nb.policies.baenet import BAENet, export_onnx, recalibrate_batchnorm
+from debir_nb.policies.mobilenet import MobileNetV2
+from debir_nb.restorers.burstormer import Burstormer
 from debir_nb.core import FRAME_TIME, generator
-from debir_nb.full_size import SharedAttention, assemble, fit_tiles, restore_tiles
-from debir_nb.motion import motion_magnitude
-from debir_nb.raw import CameraColour, sample_cfa
-from debir_nb.simulator import Simulator, collect, mean_radiance, timeline
+from debir_nb.restorers.full_size import SharedAttention, assemble, fit_tiles, restore_tiles
+from debir_nb.light.motion import motion_magnitude
+from debir_nb.light.raw import CameraColour, sample_cfa
+from debir_nb.light.simulator import Simulator, collect, mean_radiance, timeline
 
 B, N, PLANE = 8, 4, 4*128*128*4  # bursts, frames, bytes of a packed frame of 256 x 256 RAW
 TICKS = torch.tensor([[8.3, 24.2, 40.1, 50.4]]).repeat(B, 1)

@@ -11,9 +11,10 @@ import torch
 from conftest import judge, note
 from measure import flops
 
-from debir_nb.burstormer import Burstormer
-from debir_nb.footage import find_clips
-from debir_nb.scenes import SPLITS, build_scenes, plan_scenes
+from debir_nb.restorers.burstormer import Burstormer
+from debir_nb.light.footage import find_clips
+from debir_nb.scenes.plan import SPLITS, plan_scenes
+from debir_nb.scenes.build import build_scenes
 
 STAGES = {"pretrain": "S1", "pseudo_gt": "S2-1, labels", "warm_up": "S2-1", "train_baenet": "S2-2", "finetune": "S3"}
 SIDES, N_SCENES = {"small": 64, "paper": 256}, {"small": 8, "paper": 2}  # px; of each split

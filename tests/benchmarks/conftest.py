@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from debir_nb.core import atomic
+from debir_nb.disk import atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, MACHINE = [], {}

@@ -7,9 +7,9 @@ import torch
 from measure import peak_memory
 from plain import PlainBurstormer
 
-from debir_nb.burstormer import Burstormer
-from debir_nb.full_size import restore_full_size
-from debir_nb.simulator import Simulator, collect, timeline
+from debir_nb.restorers.burstormer import Burstormer
+from debir_nb.restorers.full_size import restore_full_size
+from debir_nb.light.simulator import Simulator, collect, timeline
 
 
 def training(form):

@@ -4,9 +4,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from debir_nb.core import FRAME_TIME
-from debir_nb.degradation import burst_gains, iso_noise, standard_normal
-from debir_nb.raw import sample_cfa
-from debir_nb.simulator import timeline
+from debir_nb.light.degradation import burst_gains, iso_noise, standard_normal
+from debir_nb.light.raw import sample_cfa
+from debir_nb.light.simulator import timeline
 
 
 def literal_exposure(radiance, start, stop):

@@ -12,14 +12,16 @@ import torch
 from measure import Stopwatch, peak_memory
 
 from debir_nb import stages
-from debir_nb.baenet import BAENet
-from debir_nb.burstormer import Burstormer
-from debir_nb.core import generator, root
-from debir_nb.pipeline import at_scale, read_params, sections
-from debir_nb.policies import random_exposures
-from debir_nb.scenes import SceneStore, StoredLight, random_gains
-from debir_nb.simulator import Simulator
-from debir_nb.training import fit
+from debir_nb.policies.baenet import BAENet
+from debir_nb.restorers.burstormer import Burstormer
+from debir_nb.core import generator
+from debir_nb.disk import root
+from debir_nb.pipeline.params import at_scale, read_params, sections
+from debir_nb.policies.rules import random_exposures
+from debir_nb.scenes.store import SceneStore, StoredLight
+from debir_nb.policies.protocol import random_gains
+from debir_nb.light.simulator import Simulator
+from debir_nb.training.loop import fit
 
 PARTS = ("data", "simulate", "policy", "restore", "backward", "other")
 
