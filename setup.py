@@ -1,4 +1,5 @@
 "Everything about the package is stated in settings.ini; this hands it to setuptools."
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -6,15 +7,19 @@ from setuptools import setup
 
 here = Path(__file__).resolve().parent
 ini = ConfigParser()
-ini.read(here/"settings.ini", encoding="utf-8")
+ini.read(here / "settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
-extras = {key.removesuffix("_requirements"): value.split() for key, value in cfg.items() if key.endswith("_requirements")}
+extras = {
+    key.removesuffix("_requirements"): value.split()
+    for key, value in cfg.items()
+    if key.endswith("_requirements")
+}
 
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=(here/"README.md").read_text(encoding="utf-8"),
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author=cfg["author"],
     author_email=cfg["author_email"],
@@ -25,5 +30,8 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
-    entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
+    entry_points={
+        "console_scripts": cfg["console_scripts"].split(),
+        "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],
+    },
 )

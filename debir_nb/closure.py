@@ -6,7 +6,8 @@
 __all__ = ['code_of', 'package', 'imports', 'closure']
 
 # %% ../nbs/02_closure.ipynb #02-closure
-import ast, re
+import ast
+import re
 from importlib.util import find_spec
 from json import loads
 from pathlib import Path
@@ -34,21 +35,28 @@ def _absolute(
     path: Path,  # of the file in which it stands
 ) -> str:  # dotted name of the module
     "The module of an import, relative ones too."
-    if not node.level: return node.module
-    parts = path.relative_to(package().parent).parts[:-node.level]
+    if not node.level:
+        return node.module
+    parts = path.relative_to(package().parent).parts[: -node.level]
     return ".".join([*parts, node.module] if node.module else parts)
 
 # %% ../nbs/02_closure.ipynb #07-closure
 def imports(
     path: Path,  # a notebook or a module
 ) -> set[str]:  # dotted names
-    "Modules that a file imports, wherever the statement stands; a name that is a module of a package counts as one."
+    """Modules that a file imports, wherever the statement stands; a name that is a module of a package counts
+    as one.
+    """
     found = set()
     for node in ast.walk(code_of(path)):
-        if isinstance(node, ast.Import): found |= {alias.name for alias in node.names}
-        if not isinstance(node, ast.ImportFrom): continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if not isinstance(node, ast.ImportFrom):
+            continue
         module = _absolute(node, path)
-        found |= {module} | {f"{module}.{alias.name}" for alias in node.names if _file(f"{module}.{alias.name}")}
+        found |= {module} | {
+            f"{module}.{alias.name}" for alias in node.names if _file(f"{module}.{alias.name}")
+        }
     return found
 
 # %% ../nbs/02_closure.ipynb #08-closure

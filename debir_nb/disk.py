@@ -6,21 +6,25 @@
 __all__ = ['rank', 'atomic', 'root', 'fingerprint', 'read_tensors', 'set_weights', 'save_weights', 'load_weights']
 
 # %% ../nbs/01_disk.ipynb #02-01-disk
-import contextlib, hashlib, json, os, shutil
+import contextlib
+import hashlib
+import json
+import os
+import shutil
 from pathlib import Path
 
 import torch
 from torch import nn
-
-from .core import check
 
 # %% ../nbs/01_disk.ipynb #13-00-core
 def _remove(
     path: Path,  # file or folder; may be absent
 ) -> None:
     "Remove a file or a whole folder, if there is one."
-    if path.is_dir(): shutil.rmtree(path)
-    else: path.unlink(missing_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 # %% ../nbs/01_disk.ipynb #14-00-core
 def rank() -> int:  # from 0; 0 when it was started alone
@@ -32,24 +36,30 @@ def rank() -> int:  # from 0; 0 when it was started alone
 def atomic(
     path: str | os.PathLike,  # where the finished file (or folder) shall be
 ):  # yields the temporary path to write to
-    """Write a file, or make a folder, at the yielded path; it is renamed to `path` on success, replacing what was there, and removed on failure.
-    Of several processes that were launched together only the first one's is kept: they all write the same."""
+    """Write a file, or make a folder, at the yielded path; it is renamed to `path` on success, replacing what
+    was there, and removed on failure.
+    Of several processes that were launched together only the first one's is kept: they all write the same.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     begun = path.with_name(f".{path.name}.partial{rank() or ''}{path.suffix}")
     _remove(begun)
     try:
         yield begun
-        if rank(): return
-        if path.is_dir(): _remove(path)
+        if rank():
+            return
+        if path.is_dir():
+            _remove(path)
         os.replace(begun, path)
-    finally: _remove(begun)
+    finally:
+        _remove(begun)
 
 # %% ../nbs/01_disk.ipynb #18-00-core
 def root() -> Path:  # the folder that holds settings.ini
     "The project's root, found upwards from the working directory; `FileNotFoundError` outside the project."
     for folder in [Path.cwd(), *Path.cwd().parents]:
-        if (folder/"settings.ini").exists() and (folder/"nbs").exists(): return folder
+        if (folder / "settings.ini").exists() and (folder / "nbs").exists():
+            return folder
     raise FileNotFoundError(f"no settings.ini and nbs/ above {Path.cwd()}: run this inside the project")
 
 # %% ../nbs/01_disk.ipynb #16-15-training
@@ -57,16 +67,24 @@ def _contents(
     part,  # a part that JSON does not know
 ) -> dict:  # SHA-256 of the file, or of every file of the folder
     "How `fingerprint` sees a `Path`: by what is in it, not by its name."
-    check(isinstance(part, Path), f"fingerprint cannot hash {type(part).__name__}: give numbers, strings, lists, dicts or Paths")
-    check(part.exists(), f"fingerprint: {part} does not exist; make it first")
-    if part.is_dir(): return {f.relative_to(part).as_posix(): _contents(f) for f in part.rglob("*") if f.is_file()}
-    with part.open("rb") as f: return {"sha256": hashlib.file_digest(f, "sha256").hexdigest()}
+    if not isinstance(part, Path):
+        raise ValueError(
+            f"fingerprint cannot hash {type(part).__name__}: give numbers, strings, lists, dicts or Paths"
+        )
+    if not part.exists():
+        raise ValueError(f"fingerprint: {part} does not exist; make it first")
+    if part.is_dir():
+        return {f.relative_to(part).as_posix(): _contents(f) for f in part.rglob("*") if f.is_file()}
+    with part.open("rb") as f:
+        return {"sha256": hashlib.file_digest(f, "sha256").hexdigest()}
 
 # %% ../nbs/01_disk.ipynb #17-15-training
 def fingerprint(
     *parts,  # JSON-able values, and Paths (also inside lists and dicts) of which the contents count
 ) -> str:  # 16 hexadecimal digits
-    "A hash of hyper-parameters and input files, the same in every process; `ValueError` for other types and for missing files."
+    """A hash of hyper-parameters and input files, the same in every process; `ValueError` for other types and
+    for missing files.
+    """
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_contents).encode()).hexdigest()[:16]
 
 # %% ../nbs/01_disk.ipynb #20-15-training
@@ -74,10 +92,15 @@ def read_tensors(
     path: Path,  # a file written by torch.save
 ):  # its content, tensors on the CPU
     "`torch.load` of tensors and plain values only; `ValueError` when the file is missing or unreadable."
-    check(path.is_file(), f"{path} does not exist: run the stage that writes it, or pull it")
-    try: return torch.load(path, map_location="cpu", weights_only=True)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: run the stage that writes it, or pull it")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # zip, pickle and end-of-file errors of several kinds
-        raise ValueError(f"{path} cannot be read ({type(e).__name__}): it is truncated or no file of tensors; delete it and make it again") from e
+        raise ValueError(
+            f"{path} cannot be read ({type(e).__name__}): it is truncated or no file of tensors; delete it"
+            " and make it again"
+        ) from e
 
 # %% ../nbs/01_disk.ipynb #21-15-training
 def set_weights(
@@ -85,13 +108,26 @@ def set_weights(
     state: dict,  # name -> tensor
     path: Path,  # where the state came from, for the message
 ) -> None:
-    "Copy `state` into `model`; `ValueError` names the first parameter that is missing, surplus or of another shape. Extra state, such as the size of BAENet's tiles, may be missing: then it is not known."
+    """Copy `state` into `model`; `ValueError` names the first parameter that is missing, surplus or of
+    another shape. Extra state, such as the size of BAENet's tiles, may be missing: then it is not known.
+    """
     own = model.state_dict()
-    for name in own: check(name in state or name.endswith("_extra_state"), f"{path} has no {name}: it was written by another network than {type(model).__name__}")
+    for name in own:
+        if not (name in state or name.endswith("_extra_state")):
+            raise ValueError(
+                f"{path} has no {name}: it was written by another network than {type(model).__name__}"
+            )
     for name, value in state.items():
-        check(name in own, f"{path} holds {name}, which {type(model).__name__} does not have: build the network that wrote it")
-        check(value.shape == own[name].shape, f"{path}: {name} has shape {tuple(value.shape)}, the network needs {tuple(own[name].shape)}: "
-              "build the network with the sizes it was trained with")
+        if name not in own:
+            raise ValueError(
+                f"{path} holds {name}, which {type(model).__name__} does not have: build the network that"
+                " wrote it"
+            )
+        if value.shape != own[name].shape:
+            raise ValueError(
+                f"{path}: {name} has shape {tuple(value.shape)}, the network needs {tuple(own[name].shape)}: "
+                "build the network with the sizes it was trained with"
+            )
     model.load_state_dict(state)
 
 # %% ../nbs/01_disk.ipynb #22-15-training
@@ -100,15 +136,19 @@ def save_weights(
     path: str | os.PathLike,  # the file; its folder is made
 ) -> None:
     "Write the model's parameters and buffers to `path`, whole or not at all."
-    with atomic(path) as tmp: torch.save({name: value.detach().cpu() for name, value in model.state_dict().items()}, tmp)
+    with atomic(path) as tmp:
+        torch.save({name: value.detach().cpu() for name, value in model.state_dict().items()}, tmp)
 
 # %% ../nbs/01_disk.ipynb #23-15-training
 def load_weights(
     model: nn.Module,  # of the shape that was saved; changed in place
     path: str | os.PathLike,  # a file by `save_weights`
 ) -> nn.Module:  # the same model
-    "Read weights into `model`; `ValueError` when the file is missing, truncated, no weights, or names the first parameter that does not fit."
+    """Read weights into `model`; `ValueError` when the file is missing, truncated, no weights, or names the
+    first parameter that does not fit.
+    """
     state = read_tensors(Path(path))
-    check(isinstance(state, dict) and all(torch.is_tensor(v) for v in state.values()), f"{path} holds no dictionary of weights: give a file by save_weights")
+    if not (isinstance(state, dict) and all(torch.is_tensor(v) for v in state.values())):
+        raise ValueError(f"{path} holds no dictionary of weights: give a file by save_weights")
     set_weights(model, state, Path(path))
     return model

@@ -1,4 +1,5 @@
 """Burstormer: parity with the published network, the deformable convolution against an explicit reference, and bad input."""
+
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,15 @@ import torch
 import torch.nn.functional as F
 
 from debir_nb import burstormer
+from debir_nb.core import generator
 from debir_nb.restorers.burstormer import Burstormer, ChannelAttention, deform_conv, pass_through
 from debir_nb.restorers.protocol import weighted_mean
-from debir_nb.core import generator
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 CASES = ["burstormer_n4_raw", "burstormer_n8_gray"]
-needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="the parity cases of the published network (shared/golden) are not here")
+needs_golden = pytest.mark.skipif(
+    not GOLDEN.exists(), reason="the parity cases of the published network (shared/golden) are not here"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -110,15 +113,21 @@ def explicit_deform_conv(x, offset, mask, weight, bias, dilation):
     return out
 
 
-@pytest.mark.parametrize("c, c_out, groups, offset_groups, kernel, dilation, size", [
-    (16, 16, 8, 8, (3, 3), 2, (7, 9)),  # Burstormer's
-    (6, 4, 2, 3, (3, 5), 1, (5, 6)),
-    (4, 8, 1, 2, (1, 3), 3, (1, 8)),  # a single row
-])
+@pytest.mark.parametrize(
+    "c, c_out, groups, offset_groups, kernel, dilation, size",
+    [
+        (16, 16, 8, 8, (3, 3), 2, (7, 9)),  # Burstormer's
+        (6, 4, 2, 3, (3, 5), 1, (5, 6)),
+        (4, 8, 1, 2, (1, 3), 3, (1, 8)),  # a single row
+    ],
+)
 def test_deform_conv_against_explicit_reference(c, c_out, groups, offset_groups, kernel, dilation, size):
     g, taps = generator(3, c), kernel[0] * kernel[1]
     x, weight, bias = draw(g, 2, c, *size), draw(g, c_out, c // groups, *kernel), draw(g, c_out)
-    offset, mask = 3 * draw(g, 2, 2 * offset_groups * taps, *size), draw(g, 2, offset_groups * taps, *size).sigmoid()
+    offset, mask = (
+        3 * draw(g, 2, 2 * offset_groups * taps, *size),
+        draw(g, 2, offset_groups * taps, *size).sigmoid(),
+    )
     ours = deform_conv(x, offset, mask, weight, bias, dilation)
     assert torch.allclose(ours, explicit_deform_conv(x, offset, mask, weight, bias, dilation), atol=1e-10)
 
@@ -126,18 +135,26 @@ def test_deform_conv_against_explicit_reference(c, c_out, groups, offset_groups,
 def test_deform_conv_gradients():
     g = generator(4)
     # fractions kept off 0 and 1: bilinear interpolation has kinks on the pixel lattice
-    offset = torch.randint(-2, 3, (1, 36, 4, 5), generator=g) + .1 + .8 * torch.rand(1, 36, 4, 5, generator=g, dtype=torch.float64)
+    offset = (
+        torch.randint(-2, 3, (1, 36, 4, 5), generator=g)
+        + 0.1
+        + 0.8 * torch.rand(1, 36, 4, 5, generator=g, dtype=torch.float64)
+    )
     inputs = [draw(g, 1, 4, 4, 5), offset, draw(g, 1, 18, 4, 5).sigmoid(), draw(g, 4, 2, 3, 3), draw(g, 4)]
-    for i in inputs: i.requires_grad_()
+    for i in inputs:
+        i.requires_grad_()
     assert torch.autograd.gradcheck(lambda *a: deform_conv(*a, dilation=2), inputs)
 
 
-@pytest.mark.parametrize("change, match", [
-    (dict(weight=torch.zeros(4, 3, 3, 3)), "does not group the 4 channels"),
-    (dict(weight=torch.zeros(4, 2, 2, 2)), "2x2 kernel: both sides must be odd"),
-    (dict(mask=torch.zeros(1, 17, 5, 5)), "mask has 17 channels"),
-    (dict(offset=torch.zeros(1, 18, 5, 5)), "offset has 18 channels"),
-])
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (dict(weight=torch.zeros(4, 3, 3, 3)), "does not group the 4 channels"),
+        (dict(weight=torch.zeros(4, 2, 2, 2)), "2x2 kernel: both sides must be odd"),
+        (dict(mask=torch.zeros(1, 17, 5, 5)), "mask has 17 channels"),
+        (dict(offset=torch.zeros(1, 18, 5, 5)), "offset has 18 channels"),
+    ],
+)
 def test_deform_conv_channels_must_fit(change, match):
     inputs = dict(x=torch.zeros(1, 4, 5, 5), offset=torch.zeros(1, 36, 5, 5), mask=torch.zeros(1, 18, 5, 5))
     inputs |= dict(weight=torch.zeros(4, 2, 3, 3), bias=torch.zeros(4))
@@ -159,8 +176,10 @@ def test_what_is_recomputed_changes_no_gradient(monkeypatch, wide, huge):
 
     def run():
         kept = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t): loss = net(burst).square().sum()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            loss = net(burst).square().sum()
         return torch.autograd.grad(loss, list(net.parameters())), sum(kept)
+
     remembered, values = run()
     monkeypatch.setattr(burstormer, "WIDE", wide), monkeypatch.setattr(burstormer, "HUGE", huge)
     recomputed, fewer = run()
@@ -171,7 +190,9 @@ def test_what_is_recomputed_changes_no_gradient(monkeypatch, wide, huge):
 def test_any_size_is_padded_by_reflection_and_cropped(h, w):
     net = Burstormer(2, 4, 4, 8, residual=False)
     burst = burst_like(net, h=h, w=w)
-    padded = torch.from_numpy(np.pad(burst.numpy(), [(0, 0)] * 3 + [(0, -h % 4), (0, -w % 4)], mode="reflect"))
+    padded = torch.from_numpy(
+        np.pad(burst.numpy(), [(0, 0)] * 3 + [(0, -h % 4), (0, -w % 4)], mode="reflect")
+    )
     assert net(burst).shape == (1, 4, h, w)
     assert torch.equal(net(burst), net(padded)[..., :h, :w])
 
@@ -179,34 +200,39 @@ def test_any_size_is_padded_by_reflection_and_cropped(h, w):
 @pytest.mark.parametrize("n", [2, 6])
 def test_untrained_residual_form_is_the_weighted_mean(n):
     net = Burstormer(n, 4, 4, 8)
-    burst, std = burst_like(net, 2), torch.rand(2, n) + .1
+    burst, std = burst_like(net, 2), torch.rand(2, n) + 0.1
     assert torch.allclose(net(burst, std), weighted_mean(burst, std), atol=1e-6)
-    assert torch.allclose(net(burst, 1e-25 * std), net(burst, std), atol=1e-6)  # only ratios count, however small
+    # only ratios count, however small
+    assert torch.allclose(net(burst, 1e-25 * std), net(burst, std), atol=1e-6)
 
 
 def test_near_identity_start_keeps_frames_apart_and_in_place():
-    "Untrained aligned features at a pixel change with their own frame there, and hardly with other frames or far pixels."
+    """Untrained aligned features at a pixel change with their own frame there, and hardly with other frames
+    or far pixels.
+    """
     net = Burstormer(4, 4, 4, 8)
     burst = burst_like(net, h=16, w=16).requires_grad_()
     net.aligned_features(burst)[0, 2, 8, 8].square().sum().backward()
     share = burst.grad[0].abs().sum(1) / burst.grad.abs().sum()
-    assert share[2, 6:11, 6:11].sum() > .4
-    assert share[1].sum() < .15 and share[3].sum() < .15  # frames 2 and 4
+    assert share[2, 6:11, 6:11].sum() > 0.4
+    assert share[1].sum() < 0.15 and share[3].sum() < 0.15  # frames 2 and 4
 
 
 def test_pass_through_averages_small_signals():
     conv = torch.nn.Conv2d(12, 4, 3, padding=1)
     pass_through(conv, [1 / 3] * 3)
-    conv.weight.data[conv.weight.abs() < .1] = 0  # what is left of the random weights
+    conv.weight.data[conv.weight.abs() < 0.1] = 0  # what is left of the random weights
     x = 1e-3 * torch.randn(1, 3, 4, 5, 5)
-    assert torch.allclose(F.gelu(conv(x.flatten(1, 2))), x.mean(1), rtol=.2, atol=1e-4)
+    assert torch.allclose(F.gelu(conv(x.flatten(1, 2))), x.mean(1), rtol=0.2, atol=1e-4)
 
 
 def test_everything_learns_within_six_steps():
-    "Zeros wait for each other: first the output convolution moves, then the zeros before it, then what feeds those, down the levels."
+    """Zeros wait for each other: first the output convolution moves, then the zeros before it, then what
+    feeds those, down the levels.
+    """
     net = Burstormer(2, 4, 4, 8)
-    burst, std = burst_like(net, 2), torch.full((2, 2), .1)
-    optimiser = torch.optim.SGD(net.parameters(), lr=.1)
+    burst, std = burst_like(net, 2), torch.full((2, 2), 0.1)
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
     for _ in range(6):
         optimiser.zero_grad()
         (net(burst, std) - burst[:, 0].roll(1, -1)).square().mean().backward()
@@ -216,36 +242,48 @@ def test_everything_learns_within_six_steps():
 
 def test_gradient_reaches_burst_and_noise():
     net = Burstormer(2, 4, 4, 8).double()
-    burst, std = burst_like(net, 1, 4, 4).double().requires_grad_(), torch.tensor([[.1, .2]], dtype=torch.float64, requires_grad=True)
-    torch.nn.init.normal_(net.out_conv[0].weight, std=.1)
+    burst, std = (
+        burst_like(net, 1, 4, 4).double().requires_grad_(),
+        torch.tensor([[0.1, 0.2]], dtype=torch.float64, requires_grad=True),
+    )
+    torch.nn.init.normal_(net.out_conv[0].weight, std=0.1)
     direction = [torch.randn_like(burst), torch.randn_like(std)]
     gradient = torch.autograd.grad(net(burst, std).square().sum(), [burst, std])
-    ends = [net(burst.detach() + e * direction[0], std.detach() + e * direction[1]).square().sum().item() for e in (1e-6, -1e-6)]
+    ends = [
+        net(burst.detach() + e * direction[0], std.detach() + e * direction[1]).square().sum().item()
+        for e in (1e-6, -1e-6)
+    ]
     slope = (ends[0] - ends[1]) / 2e-6
     assert sum((g * d).sum() for g, d in zip(gradient, direction)).item() == pytest.approx(slope, rel=1e-5)
 
 
-@pytest.mark.parametrize("sizes, match", [
-    (dict(n_frames=3), "n_frames is 3"),
-    (dict(n_frames=0), "n_frames is 0"),
-    (dict(features=12), "features is 12"),
-    (dict(in_channels=0), "in_channels is 0"),
-    (dict(in_channels=2, out_channels=1), "pass residual=False"),
-])
+@pytest.mark.parametrize(
+    "sizes, match",
+    [
+        (dict(n_frames=3), "n_frames is 3"),
+        (dict(n_frames=0), "n_frames is 0"),
+        (dict(features=12), "features is 12"),
+        (dict(in_channels=0), "in_channels is 0"),
+        (dict(in_channels=2, out_channels=1), "pass residual=False"),
+    ],
+)
 def test_sizes_that_cannot_be(sizes, match):
     with pytest.raises(ValueError, match=match):
         Burstormer(**dict(features=8) | sizes)
 
 
-@pytest.mark.parametrize("shape, std, match", [
-    ((1, 4, 4, 8, 8), torch.ones(1, 4), r"needs \(b, 2, 4, h, w\)"),
-    ((1, 2, 3, 8, 8), torch.ones(1, 2), r"burst has shape \(1, 2, 3, 8, 8\)"),
-    ((1, 2, 4, 3, 8), torch.ones(1, 2), "at least 4x4"),
-    ((1, 2, 4, 8, 8), None, "noise_std is missing"),
-    ((1, 2, 4, 8, 8), torch.ones(1, 3), r"noise_std of shape \(1, 3\)"),
-    ((1, 2, 4, 8, 8), torch.zeros(1, 2), "all above 0"),
-    ((1, 2, 4, 8, 8), torch.full((1, 2), torch.nan), "all above 0"),
-])
+@pytest.mark.parametrize(
+    "shape, std, match",
+    [
+        ((1, 4, 4, 8, 8), torch.ones(1, 4), r"needs \(b, 2, 4, h, w\)"),
+        ((1, 2, 3, 8, 8), torch.ones(1, 2), r"burst has shape \(1, 2, 3, 8, 8\)"),
+        ((1, 2, 4, 3, 8), torch.ones(1, 2), "at least 4x4"),
+        ((1, 2, 4, 8, 8), None, "noise_std is missing"),
+        ((1, 2, 4, 8, 8), torch.ones(1, 3), r"noise_std of shape \(1, 3\)"),
+        ((1, 2, 4, 8, 8), torch.zeros(1, 2), "all above 0"),
+        ((1, 2, 4, 8, 8), torch.full((1, 2), torch.nan), "all above 0"),
+    ],
+)
 def test_bad_bursts(shape, std, match):
     with pytest.raises(ValueError, match=match):
         Burstormer(2, 4, 4, 8)(torch.rand(shape), std)

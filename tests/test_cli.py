@@ -1,4 +1,5 @@
 "The command `debir`: what it prints, what it writes, and how it fails."
+
 import json
 import shutil
 import subprocess
@@ -12,14 +13,14 @@ import torch
 from PIL import Image
 
 from debir_nb import simulated_camera
+from debir_nb.cameras.cli import find_cameras, main, open_camera
+from debir_nb.cameras.protocol import NoCamera
+from debir_nb.core import PREVIEW_TIME
+from debir_nb.disk import save_weights
+from debir_nb.light.dng import read_raw
 from debir_nb.policies.baenet import BAENet, recalibrate_batchnorm
 from debir_nb.restorers.burstormer import Burstormer
-from debir_nb.cameras.protocol import NoCamera
-from debir_nb.cameras.cli import find_cameras, main, open_camera
-from debir_nb.core import PREVIEW_TIME
-from debir_nb.light.dng import read_raw
 from debir_nb.weights.pretrained import NETWORKS, load_pretrained, models_folder
-from debir_nb.disk import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ["cameras", "expose", "capture", "simulate", "restore", "export"]
@@ -31,226 +32,370 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     baenet = BAENet()
-    torch.nn.init.normal_(baenet.mobilenet.classifier[1].weight, std=.05)
-    recalibrate_batchnorm(baenet, lambda: baenet(torch.rand(8, 4, 64, 64), torch.linspace(512, 1024, 8), torch.linspace(0, 10, 8)))
-    for net, name in zip((baenet, Burstormer(4, features=8)), NETWORKS): save_weights(net, folder/name)
+    torch.nn.init.normal_(baenet.mobilenet.classifier[1].weight, std=0.05)
+    recalibrate_batchnorm(
+        baenet,
+        lambda: baenet(torch.rand(8, 4, 64, 64), torch.linspace(512, 1024, 8), torch.linspace(0, 10, 8)),
+    )
+    for net, name in zip((baenet, Burstormer(4, features=8)), NETWORKS):
+        save_weights(net, folder / name)
     return folder
 
 
 @pytest.fixture(scope="module")
 def burst(models, tmp_path_factory):
     "A burst of the simulated camera, by the command line."
-    folder = tmp_path_factory.mktemp("captures")/"burst"
+    folder = tmp_path_factory.mktemp("captures") / "burst"
     main(["capture", "--models", str(models), "--out", str(folder)])
     return folder
 
 
 def fails(*line):
     "What a command says when it fails."
-    with pytest.raises(SystemExit) as caught: main([str(word) for word in line])
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in line])
     return str(caught.value)
 
 
 # The commands
 
+
 def test_the_command_is_installed_by_its_name():
     ini = ConfigParser()
-    ini.read(ROOT/"settings.ini", encoding="utf-8")
-    assert ini["DEFAULT"]["console_scripts"] == "debir=debir_nb.cameras.cli:main" and "scripts" in (ROOT/"pyproject.toml").read_text()
+    ini.read(ROOT / "settings.ini", encoding="utf-8")
+    assert (
+        ini["DEFAULT"]["console_scripts"] == "debir=debir_nb.cameras.cli:main"
+        and "scripts" in (ROOT / "pyproject.toml").read_text()
+    )
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
 def test_every_help_has_an_example(command, capsys):
-    with pytest.raises(SystemExit) as caught: main([command, "--help"] if command else ["--help"])
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"] if command else ["--help"])
     said = capsys.readouterr().out
     assert caught.value.code == 0 and f"example: debir {command or 'capture'}" in said
-    if command is None: assert all(name in said for name in COMMANDS)
+    if command is None:
+        assert all(name in said for name in COMMANDS)
 
 
-def test_cameras_are_listed_and_a_backend_without_its_package_says_how_to_get_it(capsys, monkeypatch, tmp_path):
-    for package in ("gphoto2", "linuxpy.video.device"): monkeypatch.setitem(sys.modules, package, None)
+def test_cameras_are_listed_and_a_backend_without_its_package_says_how_to_get_it(
+    capsys, monkeypatch, tmp_path
+):
+    for package in ("gphoto2", "linuxpy.video.device"):
+        monkeypatch.setitem(sys.modules, package, None)
     assert list(find_cameras()) == ["simulated", "gphoto2", "v4l2"]
     main(["cameras"])
     simulated, *others = capsys.readouterr().out.splitlines()
     assert simulated.startswith("simulated ")
     for name, line in zip(("gphoto2", "v4l2"), others, strict=True):
-        assert line.startswith(f"{name} ") and "not available: " in line and f"pip install 'debir_nb[{name}]'" in line
-        for address in (name, f"{name}:nowhere"): assert f"pip install 'debir_nb[{name}]'" in fails("capture", "--policy", "bracket", "--camera", address, "--out", tmp_path/"out")
+        assert (
+            line.startswith(f"{name} ")
+            and "not available: " in line
+            and f"pip install 'debir_nb[{name}]'" in line
+        )
+        for address in (name, f"{name}:nowhere"):
+            assert f"pip install 'debir_nb[{name}]'" in fails(
+                "capture", "--policy", "bracket", "--camera", address, "--out", tmp_path / "out"
+            )
 
 
 def test_a_camera_is_opened_by_address_by_backend_or_not_at_all(monkeypatch):
     assert open_camera("simulated").capabilities.name == "simulated camera"
-    for wanted, words in (("leica:usb", "leica:usb is no address"), ("simulated:nowhere.png", "does not exist")):
-        with pytest.raises(NoCamera, match=words): open_camera(wanted)
-    monkeypatch.setattr(simulated_camera, "find_cameras", lambda: {"simulated:a": "one", "simulated:b": "two"})
-    with pytest.raises(NoCamera, match="there are 2 cameras: name one of simulated:a"): open_camera("simulated")
+    for wanted, words in (
+        ("leica:usb", "leica:usb is no address"),
+        ("simulated:nowhere.png", "does not exist"),
+    ):
+        with pytest.raises(NoCamera, match=words):
+            open_camera(wanted)
+    monkeypatch.setattr(
+        simulated_camera, "find_cameras", lambda: {"simulated:a": "one", "simulated:b": "two"}
+    )
+    with pytest.raises(NoCamera, match="there are 2 cameras: name one of simulated:a"):
+        open_camera("simulated")
 
 
 def test_the_manifest_of_a_capture_and_the_previews_that_expose_takes_agree(models, burst, capsys):
-    said = json.loads((burst/"manifest.json").read_text())
+    said = json.loads((burst / "manifest.json").read_text())
     assert said["complete"] and len(said["frames"]) == 4 and len(set(said["wanted_exposures"])) == 4
-    main(["expose", str(burst/"previews"/"preview.dng"), "--previous", str(burst/"previews"/"previous.dng"), "--models", str(models), "--json"])
+    main(
+        [
+            "expose",
+            str(burst / "previews" / "preview.dng"),
+            "--previous",
+            str(burst / "previews" / "previous.dng"),
+            "--models",
+            str(models),
+            "--json",
+        ]
+    )
     shown = json.loads(capsys.readouterr().out)
     assert [s["exposure"] for s in shown["shots"]] == pytest.approx(said["wanted_exposures"], rel=1e-3)
     assert shown["motion"] == pytest.approx(said["motion"], rel=1e-3)
-    for s in shown["shots"]: assert s["exposure"]*s["gain"] == pytest.approx(PREVIEW_TIME*shown["preview_gain"], rel=1e-6)
-    main(["expose", str(burst/"previews"/"preview.dng"), "--previous", str(burst/"previews"/"previous.dng"), "--models", str(models)])
+    for s in shown["shots"]:
+        assert s["exposure"] * s["gain"] == pytest.approx(PREVIEW_TIME * shown["preview_gain"], rel=1e-6)
+    main(
+        [
+            "expose",
+            str(burst / "previews" / "preview.dng"),
+            "--previous",
+            str(burst / "previews" / "previous.dng"),
+            "--models",
+            str(models),
+        ]
+    )
     table = capsys.readouterr().out.splitlines()
-    assert [float(line.split()[1]) for line in table[2:]] == pytest.approx([1e3*s["exposure"] for s in shown["shots"]], abs=.006)
+    assert [float(line.split()[1]) for line in table[2:]] == pytest.approx(
+        [1e3 * s["exposure"] for s in shown["shots"]], abs=0.006
+    )
 
 
 def test_an_interval_rescales_the_motion(models, burst, capsys):
     found = []
-    for interval in (PREVIEW_TIME, 4*PREVIEW_TIME):
-        files = [str(burst/"previews"/"preview.dng"), "--previous", str(burst/"previews"/"previous.dng")]
+    for interval in (PREVIEW_TIME, 4 * PREVIEW_TIME):
+        files = [
+            str(burst / "previews" / "preview.dng"),
+            "--previous",
+            str(burst / "previews" / "previous.dng"),
+        ]
         main(["expose", *files, "--models", str(models), "--json", "--interval", str(interval)])
         found.append(json.loads(capsys.readouterr().out)["motion"])
-    assert found[0] == pytest.approx(4*found[1])
+    assert found[0] == pytest.approx(4 * found[1])
 
 
 def test_a_burst_is_restored_to_dng_and_png(models, burst, tmp_path, capsys):
-    main(["restore", str(burst), "-o", str(tmp_path/"r.dng"), "-o", str(tmp_path/"r.png"), "--models", str(models)])
-    assert read_raw(tmp_path/"r.dng").mosaic.shape == (256, 256) and np.asarray(Image.open(tmp_path/"r.png")).shape == (256, 256, 3)
+    main(
+        [
+            "restore",
+            str(burst),
+            "-o",
+            str(tmp_path / "r.dng"),
+            "-o",
+            str(tmp_path / "r.png"),
+            "--models",
+            str(models),
+        ]
+    )
+    assert read_raw(tmp_path / "r.dng").mosaic.shape == (256, 256) and np.asarray(
+        Image.open(tmp_path / "r.png")
+    ).shape == (256, 256, 3)
     assert "4 frames of 256 x 256 px" in capsys.readouterr().out
-    main(["restore", str(burst), "-o", str(tmp_path/"s.dng"), "--models", str(models), "--sensor", "CRVD"])
-    assert (read_raw(tmp_path/"s.dng").mosaic != read_raw(tmp_path/"r.dng").mosaic).any()
+    main(["restore", str(burst), "-o", str(tmp_path / "s.dng"), "--models", str(models), "--sensor", "CRVD"])
+    assert (read_raw(tmp_path / "s.dng").mosaic != read_raw(tmp_path / "r.dng").mosaic).any()
 
 
 def test_a_photograph_is_simulated_without_trained_networks(tmp_path, capsys):
-    Image.effect_noise((300, 280), 90).convert("RGB").save(tmp_path/"photo.png")
-    main(["simulate", str(tmp_path/"photo.png"), "--out", str(tmp_path/"burst"), "--policy", "bracket"])
-    assert json.loads((tmp_path/"burst"/"manifest.json").read_text())["complete"]
-    assert f"debir restore {tmp_path/'burst'}" in capsys.readouterr().out
+    Image.effect_noise((300, 280), 90).convert("RGB").save(tmp_path / "photo.png")
+    main(["simulate", str(tmp_path / "photo.png"), "--out", str(tmp_path / "burst"), "--policy", "bracket"])
+    assert json.loads((tmp_path / "burst" / "manifest.json").read_text())["complete"]
+    assert f"debir restore {tmp_path / 'burst'}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("line, words", [
-    (["restore", "nowhere", "-o", "x.jpg"], "write .dng"), (["restore", "nowhere", "-o", "x.png"], "nowhere is no folder"),
-    (["capture", "--policy", "bracket", "--camera", "leica", "--out", "OUT"], "leica is no address"),
-    (["simulate", "nowhere.mp4", "--policy", "bracket", "--out", "OUT"], "does not exist"),
-    (["expose", "a.dng", "--previous", "b.dng", "--policy", "bracket"], "error: b.dng: No such file"),
-    (["capture", "--policy", "bracket", "--camera", "v4l2:/dev/video0,dark=1", "--out", "OUT"], "such as v4l2:/dev/video0,black=64"),
-    (["capture", "--models", "nowhere", "--out", "OUT"], "does not hold baenet.pt")])
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        (["restore", "nowhere", "-o", "x.jpg"], "write .dng"),
+        (["restore", "nowhere", "-o", "x.png"], "nowhere is no folder"),
+        (["capture", "--policy", "bracket", "--camera", "leica", "--out", "OUT"], "leica is no address"),
+        (["simulate", "nowhere.mp4", "--policy", "bracket", "--out", "OUT"], "does not exist"),
+        (["expose", "a.dng", "--previous", "b.dng", "--policy", "bracket"], "error: b.dng: No such file"),
+        (
+            ["capture", "--policy", "bracket", "--camera", "v4l2:/dev/video0,dark=1", "--out", "OUT"],
+            "such as v4l2:/dev/video0,black=64",
+        ),
+        (["capture", "--models", "nowhere", "--out", "OUT"], "does not hold baenet.pt"),
+    ],
+)
 def test_what_goes_wrong_is_one_line(line, words, tmp_path):
-    said = fails(*[str(tmp_path/"out") if word == "OUT" else word for word in line])
-    assert said.startswith("error: ") and words in said and "\n" not in said and not (tmp_path/"out").exists()
+    said = fails(*[str(tmp_path / "out") if word == "OUT" else word for word in line])
+    assert (
+        said.startswith("error: ") and words in said and "\n" not in said and not (tmp_path / "out").exists()
+    )
 
 
-@pytest.mark.parametrize("line", [["expose", "a", "--previous", "b", "--interval"], ["capture", "--out", "c", "--timeout"], ["restore", "c", "-o", "d.png", "--memory"]])
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["expose", "a", "--previous", "b", "--interval"],
+        ["capture", "--out", "c", "--timeout"],
+        ["restore", "c", "-o", "d.png", "--memory"],
+    ],
+)
 @pytest.mark.parametrize("number", ["0", "-1", "nan", "inf", "soon"])
 def test_numbers_that_must_be_above_0(line, number, capsys):
-    with pytest.raises(SystemExit) as caught: main([*line[:-1], f"{line[-1]}={number}"])
+    with pytest.raises(SystemExit) as caught:
+        main([*line[:-1], f"{line[-1]}={number}"])
     assert caught.value.code == 2 and f"{number} is no number above 0" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_found_before_the_work(models, burst, tmp_path, monkeypatch):
-    (tmp_path/"file").write_text("")
-    (tmp_path/"folder.png").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.png").mkdir()
     monkeypatch.setattr("debir_nb.cameras.cli.restore_photos", lambda *_: pytest.fail("restored in vain"))
     for name, words in (("file/r.png", "cannot be written"), ("folder.png", "is a folder")):
-        assert words in fails("restore", burst, "-o", tmp_path/name, "--models", models)
-    assert "cannot be written" in fails("export", tmp_path/"file"/"baenet.onnx", "--models", models)
+        assert words in fails("restore", burst, "-o", tmp_path / name, "--models", models)
+    assert "cannot be written" in fails("export", tmp_path / "file" / "baenet.onnx", "--models", models)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
 
 
 def test_a_fault_says_what_was_kept(models, tmp_path, monkeypatch):
     from debir_nb.cameras.protocol import CameraLost
+
     def gone(self, shots, timeout=10.0):
         yield self._take(shots[0], 0)
         raise CameraLost("unplugged")
+
     monkeypatch.setattr(simulated_camera.SimulatedCamera, "burst", gone)
-    said = fails("capture", "--models", models, "--out", tmp_path/"out")
-    assert said.splitlines() == ["error: unplugged", f"1 frames are kept in {tmp_path/'out'}, with a manifest that says so"]
+    said = fails("capture", "--models", models, "--out", tmp_path / "out")
+    assert said.splitlines() == [
+        "error: unplugged",
+        f"1 frames are kept in {tmp_path / 'out'}, with a manifest that says so",
+    ]
 
 
 def test_it_runs_from_a_shell(tmp_path):
     "A process of its own, outside the project: no weights are found, and that is what it says."
     command = [sys.executable, "-m", "debir_nb.cameras.cli", "capture", "--out", "burst"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+    )
     assert done.returncode == 1 and not done.stdout
-    assert done.stderr.strip() == ("error: no trained networks are named: give their folder (on the command line: --models), or name it in "
-                                   "the environment variable DEBIR_MODELS; a clone of the project fetches released ones by itself")
+    assert (
+        done.stderr.strip()
+        == "error: no trained networks are named: give their folder (on the command line: --models), or name"
+        " it in the environment variable DEBIR_MODELS; a clone of the project fetches released ones by"
+        " itself"
+    )
 
 
 # Trained networks
+
 
 def test_networks_are_found_by_name_by_environment_and_in_the_project(models, tmp_path, monkeypatch):
     assert models_folder(models) == models
     monkeypatch.setenv("DEBIR_MODELS", str(models))
     assert models_folder() == models
-    with pytest.raises(ValueError, match="does not hold baenet.pt and restorer_baenet.pt: `make run`.*`dvc pull`"): models_folder(tmp_path)
+    with pytest.raises(
+        ValueError, match="does not hold baenet.pt and restorer_baenet.pt: `make run`.*`dvc pull`"
+    ):
+        models_folder(tmp_path)
     monkeypatch.delenv("DEBIR_MODELS")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="DEBIR_MODELS"): models_folder()
-    (tmp_path/"settings.ini").write_text("")
-    (tmp_path/"nbs").mkdir()
-    with pytest.raises(ValueError, match="does not hold"): models_folder()
+    with pytest.raises(ValueError, match="DEBIR_MODELS"):
+        models_folder()
+    (tmp_path / "settings.ini").write_text("")
+    (tmp_path / "nbs").mkdir()
+    with pytest.raises(ValueError, match="does not hold"):
+        models_folder()
 
 
 @pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # inside DVC
 def test_released_networks_are_fetched_and_their_hashes_compared(models, tmp_path, monkeypatch):
     from dvc.repo import Repo
-    ours = tmp_path/"clone"
-    for folder in ("nbs", "models"): (ours/folder).mkdir(parents=True)
-    (ours/"settings.ini").write_text("")
+
+    ours = tmp_path / "clone"
+    for folder in ("nbs", "models"):
+        (ours / folder).mkdir(parents=True)
+    (ours / "settings.ini").write_text("")
     monkeypatch.chdir(ours)
     monkeypatch.delenv("DEBIR_MODELS", raising=False)
     with Repo.init(str(ours), no_scm=True) as repo:
-        with repo.config.edit() as config: config["remote"]["embedded"], config["core"]["remote"] = {"url": str(ours/"dvcstore")}, "embedded"
-    with pytest.raises(ValueError, match="does not hold.*no released networks can be fetched"): models_folder()
-    for name in NETWORKS: (ours/"models"/name).write_bytes((models/name).read_bytes())
-    with Repo(str(ours)) as repo: repo.add([str(ours/"models"/name) for name in NETWORKS]); repo.push()
+        with repo.config.edit() as config:
+            config["remote"]["embedded"], config["core"]["remote"] = (
+                {"url": str(ours / "dvcstore")},
+                "embedded",
+            )
+    with pytest.raises(ValueError, match="does not hold.*no released networks can be fetched"):
+        models_folder()
+    for name in NETWORKS:
+        (ours / "models" / name).write_bytes((models / name).read_bytes())
+    with Repo(str(ours)) as repo:
+        repo.add([str(ours / "models" / name) for name in NETWORKS])
+        repo.push()
 
     def forget():
-        shutil.rmtree(ours/".dvc"/"cache")
-        for name in NETWORKS: (ours/"models"/name).unlink(missing_ok=True)
+        shutil.rmtree(ours / ".dvc" / "cache")
+        for name in NETWORKS:
+            (ours / "models" / name).unlink(missing_ok=True)
+
     forget()
     baenet, restorer = load_pretrained()
-    assert restorer.n_frames == 4 and (ours/"models"/NETWORKS[0]).read_bytes() == (models/NETWORKS[0]).read_bytes()
+    assert (
+        restorer.n_frames == 4
+        and (ours / "models" / NETWORKS[0]).read_bytes() == (models / NETWORKS[0]).read_bytes()
+    )
     forget()
-    stored = ours/"dvcstore"/"files"/"md5"
+    stored = ours / "dvcstore" / "files" / "md5"
     for file in stored.rglob("*"):
-        if file.is_file(): file.chmod(0o644); file.write_bytes(b"damaged" + file.read_bytes()[7:])
-    with pytest.raises(ValueError, match="does not hold baenet.pt.*damaged|no released networks"): models_folder()
-    assert not (ours/"models"/NETWORKS[0]).exists()
+        if file.is_file():
+            file.chmod(0o644)
+            file.write_bytes(b"damaged" + file.read_bytes()[7:])
+    with pytest.raises(ValueError, match="does not hold baenet.pt.*damaged|no released networks"):
+        models_folder()
+    assert not (ours / "models" / NETWORKS[0]).exists()
     shutil.rmtree(stored)
-    with pytest.raises(ValueError, match="no released networks can be fetched"): models_folder()
+    with pytest.raises(ValueError, match="no released networks can be fetched"):
+        models_folder()
 
 
 @pytest.mark.parametrize("n, features, channels", [(2, 8, 4), (4, 16, 3), (6, 8, 4)])
 def test_sizes_follow_from_the_weights(tmp_path, n, features, channels):
     nets = BAENet(n, channels), Burstormer(n, features=features)
-    for net, name in zip(nets, NETWORKS): save_weights(net, tmp_path/name)
+    for net, name in zip(nets, NETWORKS):
+        save_weights(net, tmp_path / name)
     for saved, loaded in zip(nets, load_pretrained(tmp_path)):
-        assert not loaded.training and all(torch.equal(v, loaded.state_dict()[k]) for k, v in saved.state_dict().items())
+        assert not loaded.training and all(
+            torch.equal(v, loaded.state_dict()[k]) for k, v in saved.state_dict().items()
+        )
 
 
 def test_networks_that_do_not_fit_or_are_damaged_are_named(models, tmp_path):
-    for name in NETWORKS: (tmp_path/name).write_bytes((models/name).read_bytes())
-    save_weights(Burstormer(6, features=8), tmp_path/NETWORKS[1])
-    with pytest.raises(ValueError, match="predicts 4 exposures.*takes 6 frames"): load_pretrained(tmp_path)
-    save_weights(BAENet(), tmp_path/NETWORKS[1])
-    with pytest.raises(ValueError, match="holds no conv1.0.weight"): load_pretrained(tmp_path)
-    (tmp_path/NETWORKS[1]).write_bytes(b"PK" + bytes(300))
-    with pytest.raises(ValueError, match="restorer_baenet.pt holds no"): load_pretrained(tmp_path)
-    torch.save({"conv1.0.weight": torch.zeros(8, 4, 3, 3), "rec_conv1.0.weight": torch.zeros(16, 32, 1, 1)}, tmp_path/NETWORKS[1])
-    with pytest.raises(ValueError, match="has no"): load_pretrained(tmp_path)
+    for name in NETWORKS:
+        (tmp_path / name).write_bytes((models / name).read_bytes())
+    save_weights(Burstormer(6, features=8), tmp_path / NETWORKS[1])
+    with pytest.raises(ValueError, match="predicts 4 exposures.*takes 6 frames"):
+        load_pretrained(tmp_path)
+    save_weights(BAENet(), tmp_path / NETWORKS[1])
+    with pytest.raises(ValueError, match="holds no conv1.0.weight"):
+        load_pretrained(tmp_path)
+    (tmp_path / NETWORKS[1]).write_bytes(b"PK" + bytes(300))
+    with pytest.raises(ValueError, match="restorer_baenet.pt holds no"):
+        load_pretrained(tmp_path)
+    torch.save(
+        {"conv1.0.weight": torch.zeros(8, 4, 3, 3), "rec_conv1.0.weight": torch.zeros(16, 32, 1, 1)},
+        tmp_path / NETWORKS[1],
+    )
+    with pytest.raises(ValueError, match="has no"):
+        load_pretrained(tmp_path)
 
 
 def test_export_is_the_trained_network_at_every_gain_motion_and_batch(models, tmp_path, capsys):
     pytest.importorskip("onnx"), pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    main(["export", str(tmp_path/"baenet.onnx"), "--models", str(models)])
+    main(["export", str(tmp_path / "baenet.onnx"), "--models", str(models)])
     assert "preview (b, 4, h, w)" in capsys.readouterr().out
-    session, net = runtime.InferenceSession(tmp_path/"baenet.onnx"), load_pretrained(models)[0]
-    for b, gain, motion in ((1, 100., 0.), (2, 512., 3.), (5, 1024., 10.), (3, 5000., 60.)):
+    session, net = runtime.InferenceSession(tmp_path / "baenet.onnx"), load_pretrained(models)[0]
+    for b, gain, motion in ((1, 100.0, 0.0), (2, 512.0, 3.0), (5, 1024.0, 10.0), (3, 5000.0, 60.0)):
         preview, numbers = torch.rand(b, 4, 32, 32), torch.ones(b)
-        found, = session.run(None, {"preview": preview.numpy(), "gain": (gain*numbers).numpy(), "motion": (motion*numbers).numpy()})
-        with torch.no_grad(): want = net(preview, gain*numbers, motion*numbers)
+        (found,) = session.run(
+            None,
+            {
+                "preview": preview.numpy(),
+                "gain": (gain * numbers).numpy(),
+                "motion": (motion * numbers).numpy(),
+            },
+        )
+        with torch.no_grad():
+            want = net(preview, gain * numbers, motion * numbers)
         np.testing.assert_allclose(found, want.numpy(), rtol=1e-4)
 
 
 def test_export_without_its_package_or_to_another_format(models, tmp_path, monkeypatch):
-    assert "write .onnx" in fails("export", tmp_path/"baenet.tflite", "--models", models)
+    assert "write .onnx" in fails("export", tmp_path / "baenet.tflite", "--models", models)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    assert "debir_nb[onnx]" in fails("export", tmp_path/"baenet.onnx", "--models", models)
+    assert "debir_nb[onnx]" in fails("export", tmp_path / "baenet.onnx", "--models", models)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,5 @@
 "Tiles: they cover a picture exactly, they agree with the whole, and memory limits are kept or refused."
+
 import subprocess
 import sys
 
@@ -7,9 +8,18 @@ import torch
 import torch.nn.functional as F
 
 from debir_nb import full_size
-from debir_nb.restorers.burstormer import Burstormer, ChannelAttention
 from debir_nb.core import generator
-from debir_nb.restorers.full_size import SharedAttention, assemble, fit_tiles, reach, restore_full_size, restore_tiles, spans, tile_memory
+from debir_nb.restorers.burstormer import Burstormer, ChannelAttention
+from debir_nb.restorers.full_size import (
+    SharedAttention,
+    assemble,
+    fit_tiles,
+    reach,
+    restore_full_size,
+    restore_tiles,
+    spans,
+    tile_memory,
+)
 
 
 @pytest.fixture(scope="module")
@@ -18,17 +28,23 @@ def net():
     torch.manual_seed(3)
     net = Burstormer(n_frames=2, features=8).eval()
     with torch.no_grad():
-        for parameter in net.parameters(): parameter.add_(.02*torch.randn(parameter.shape, generator=generator(5)))
+        for parameter in net.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator(5)))
     return net
 
 
 def burst(height, width, n=2):
-    coarse = torch.randn(n, 4, height//8 + 2, width//8 + 2, generator=generator(1))
+    coarse = torch.randn(n, 4, height // 8 + 2, width // 8 + 2, generator=generator(1))
     smooth = F.interpolate(coarse, size=(height, width), mode="bicubic")
-    return (.5 + .15*smooth + .05*torch.randn(n, 4, height, width, generator=generator(2)))[None].clamp(0, 1), torch.full((1, n), .05)
+    return (0.5 + 0.15 * smooth + 0.05 * torch.randn(n, 4, height, width, generator=generator(2)))[
+        None
+    ].clamp(0, 1), torch.full((1, n), 0.05)
 
 
-@pytest.mark.parametrize("total, tile, overlap", [(100, 40, 8), (128, 40, 16), (44, 40, 12), (40, 40, 8), (8, 40, 8), (1000, 64, 28), (52, 40, 16)])
+@pytest.mark.parametrize(
+    "total, tile, overlap",
+    [(100, 40, 8), (128, 40, 16), (44, 40, 12), (40, 40, 8), (8, 40, 8), (1000, 64, 28), (52, 40, 16)],
+)
 def test_spans_cover_a_length_once_and_keep_their_distance_from_the_tiles_borders(total, tile, overlap):
     found = spans(total, tile, overlap)
     assert [i for _, a, b in found for i in range(a, b)] == list(range(total))
@@ -42,13 +58,16 @@ def test_spans_cover_a_length_once_and_keep_their_distance_from_the_tiles_border
 def test_the_sums_of_tiles_are_the_sums_of_the_picture():
     torch.manual_seed(0)
     layer, x = ChannelAttention(8, heads=2), torch.rand(3, 12, 16, 8)
-    layer.qk_dwconv.weight.data[..., [0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0  # looks at one pixel only, so that no border matters
+    # looks at one pixel only, so that no border matters
+    layer.qk_dwconv.weight.data[..., [0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0
     shared = SharedAttention()
     holder = torch.nn.Sequential(layer)
     with shared.collect(holder):
-        for part in x.split(4, 2): holder(part)
+        for part in x.split(4, 2):
+            holder(part)
     torch.testing.assert_close(shared.sums[layer], layer.gram(x))
-    with shared.use(holder): torch.testing.assert_close(holder(x), layer(x))
+    with shared.use(holder):
+        torch.testing.assert_close(holder(x), layer(x))
     assert "gram" not in vars(layer)
 
 
@@ -57,17 +76,23 @@ def test_the_sums_of_tiles_are_the_sums_of_the_picture():
 def test_tiles_that_share_their_sums_are_the_whole_picture(net, height, width):
     frames, std = burst(height, width)
     overlap, shared = reach(net, burst(96, 96)[0], std), SharedAttention()
-    tiles, shape = fit_tiles(net, frames, std, memory=tile_memory(net, max(64, 2*overlap + 8)))
+    tiles, shape = fit_tiles(net, frames, std, memory=tile_memory(net, max(64, 2 * overlap + 8)))
     assert len(tiles) > 1 and max(shape) < max(height, width)
-    with shared.collect(net): whole = net(frames, std)
-    with shared.use(net): assert (assemble(restore_tiles(net, frames, std, tiles, shape), tiles) - whole).abs().max() < 1e-4
+    with shared.collect(net):
+        whole = net(frames, std)
+    with shared.use(net):
+        assert (assemble(restore_tiles(net, frames, std, tiles, shape), tiles) - whole).abs().max() < 1e-4
 
 
 @torch.no_grad()
 def test_odd_sizes_are_padded_and_cropped_and_sums_of_some_tiles_are_close_to_the_pictures(net):
     frames, std = burst(150, 93)
     tiles, whole = restore_full_size(net, frames, std, memory=tile_memory(net, 88)), net(frames, std)
-    assert tiles.shape == whole.shape and tiles.isfinite().all() and (tiles - whole).abs().max() < 1e-2*whole.abs().max()
+    assert (
+        tiles.shape == whole.shape
+        and tiles.isfinite().all()
+        and (tiles - whole).abs().max() < 1e-2 * whole.abs().max()
+    )
 
 
 @torch.no_grad()
@@ -82,9 +107,11 @@ def test_what_is_farther_than_the_reach_does_not_matter(net):
     r = reach(net, frames, std, tolerance=1e-4)
     assert 8 <= r < 64 and reach(net, frames, std, tolerance=1e-3) <= r
     shared, other = SharedAttention(), frames.clone()
-    other[..., :64 - r - 1, :] = .5
-    with shared.collect(net): net(frames, std)
-    with shared.use(net): assert (net(other, std) - net(frames, std))[..., 63:65, 63:65].abs().max() <= 2e-4
+    other[..., : 64 - r - 1, :] = 0.5
+    with shared.collect(net):
+        net(frames, std)
+    with shared.use(net):
+        assert (net(other, std) - net(frames, std))[..., 63:65, 63:65].abs().max() <= 2e-4
 
 
 MEASURE = """
@@ -103,14 +130,23 @@ print((1024*resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)/tile_me
 
 
 def test_a_tile_takes_the_memory_it_is_said_to_take(side=320):
-    "Within a factor that leaves room for what an allocator does; the process's peak must exceed what importing took."
-    ratio = float(subprocess.run([sys.executable, "-c", MEASURE, str(side)], capture_output=True, text=True, check=True).stdout)
-    assert .3 < ratio < 1.2
+    """Within a factor that leaves room for what an allocator does; the process's peak must exceed what
+    importing took.
+    """
+    ratio = float(
+        subprocess.run(
+            [sys.executable, "-c", MEASURE, str(side)], capture_output=True, text=True, check=True
+        ).stdout
+    )
+    assert 0.3 < ratio < 1.2
 
 
 def test_too_little_memory_is_refused_with_what_is_needed(net, monkeypatch):
     frames, std = burst(160, 160)
-    with pytest.raises(ValueError, match="memory is 0.000 GB, which is a tile of .* px: give at least"): restore_full_size(net, frames, std, memory=1e4)
+    with pytest.raises(ValueError, match="memory is 0.000 GB, which is a tile of .* px: give at least"):
+        restore_full_size(net, frames, std, memory=1e4)
     monkeypatch.setattr(full_size, "reach", lambda *arguments: 40)
-    with pytest.raises(ValueError, match="the network looks .* px far: give at least"): restore_full_size(net, frames, std, memory=tile_memory(net, 64))
-    with pytest.raises(ValueError, match="burst holds 2 bursts"): restore_full_size(net, frames.expand(2, -1, -1, -1, -1), std.expand(2, -1))
+    with pytest.raises(ValueError, match="the network looks .* px far: give at least"):
+        restore_full_size(net, frames, std, memory=tile_memory(net, 64))
+    with pytest.raises(ValueError, match="burst holds 2 bursts"):
+        restore_full_size(net, frames.expand(2, -1, -1, -1, -1), std.expand(2, -1))

@@ -1,4 +1,5 @@
 """Cameras on a cable: dials, faults and the library's traps, against the real ptp2 driver."""
+
 import json
 import os
 import subprocess
@@ -13,11 +14,23 @@ import pytest
 from ptpip_camera import Emulator
 
 from debir_nb import gphoto2
-from debir_nb.cameras.protocol import CameraBusy, CameraError, CameraLost, CameraStorageFull, CaptureTimeout, ExposureRefused, NoCamera, NoRaw, Shot, choose, departure
-from debir_nb.light.dng import write_dng
 from debir_nb.cameras.gphoto2 import GPhoto2Camera, open_camera, raw_choice, seconds, sensitivity, ticks
+from debir_nb.cameras.protocol import (
+    CameraBusy,
+    CameraError,
+    CameraLost,
+    CameraStorageFull,
+    CaptureTimeout,
+    ExposureRefused,
+    NoCamera,
+    NoRaw,
+    Shot,
+    choose,
+    departure,
+)
+from debir_nb.light.dng import write_dng
 
-THREE = [Shot(2e-3, 4)]*3
+THREE = [Shot(2e-3, 4)] * 3
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,7 +42,8 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def emulator():
-    with Emulator() as running: yield running
+    with Emulator() as running:
+        yield running
 
 
 def taken(emulator, error, timeout=0.5, **fault):
@@ -37,16 +51,36 @@ def taken(emulator, error, timeout=0.5, **fault):
     emulator.reset(**fault)
     frames = []
     # extend keeps what came before the error
-    with pytest.raises(error) as caught, open_camera(f"gphoto2:{emulator.port}") as camera: frames.extend(camera.burst(THREE, timeout))
+    with pytest.raises(error) as caught, open_camera(f"gphoto2:{emulator.port}") as camera:
+        frames.extend(camera.burst(THREE, timeout))
     assert emulator.released()
     return frames, str(caught.value)
 
 
-@pytest.mark.parametrize("text, value", [
-    ("1/200", Fraction(1, 200)), ("30", 30), ("0.5", Fraction(1, 2)), ("13/10", Fraction(13, 10)), ("1/1.3", Fraction(10, 13)), 
-    ("0.0012s", Fraction(12, 10_000)), ("1/8000s", Fraction(1, 8000)),
-    ("30.0000s", 30), ('1.6"', Fraction(8, 5)), ("bulb", None), ("Bulb", None), ("Time", None), ("auto", None), ("x 200", None), 
-    ("Unknown value 0001", None), ("0", None), ("1/0", None), ("", None), ("-1", None)])
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("1/200", Fraction(1, 200)),
+        ("30", 30),
+        ("0.5", Fraction(1, 2)),
+        ("13/10", Fraction(13, 10)),
+        ("1/1.3", Fraction(10, 13)),
+        ("0.0012s", Fraction(12, 10_000)),
+        ("1/8000s", Fraction(1, 8000)),
+        ("30.0000s", 30),
+        ('1.6"', Fraction(8, 5)),
+        ("bulb", None),
+        ("Bulb", None),
+        ("Time", None),
+        ("auto", None),
+        ("x 200", None),
+        ("Unknown value 0001", None),
+        ("0", None),
+        ("1/0", None),
+        ("", None),
+        ("-1", None),
+    ],
+)
 def test_shutter_speeds(text, value):
     assert seconds(text) == value
 
@@ -56,10 +90,18 @@ def test_other_numbers():
     assert sensitivity("100") == 1 and sensitivity("Auto ISO") is sensitivity("0") is None
 
 
-@pytest.mark.parametrize("choices, chosen", [
-    (["RAW", "mRAW", "sRAW", "RAW + Large Fine JPEG", "Large Fine JPEG"], "RAW"), (["NEF+Fine", "NEF (Raw)", "JPEG Fine"], "NEF (Raw)"),
-    (["RAW & JPEG", "RAW", "Extra Fine"], "RAW"),
-    (["RAW + JPEG Fine", "RAW Only"], "RAW Only"), (["Large Fine JPEG+RAW", "JPEG"], "Large Fine JPEG+RAW"), (["Draw", "Fine"], None), ([], None)])
+@pytest.mark.parametrize(
+    "choices, chosen",
+    [
+        (["RAW", "mRAW", "sRAW", "RAW + Large Fine JPEG", "Large Fine JPEG"], "RAW"),
+        (["NEF+Fine", "NEF (Raw)", "JPEG Fine"], "NEF (Raw)"),
+        (["RAW & JPEG", "RAW", "Extra Fine"], "RAW"),
+        (["RAW + JPEG Fine", "RAW Only"], "RAW Only"),
+        (["Large Fine JPEG+RAW", "JPEG"], "Large Fine JPEG+RAW"),
+        (["Draw", "Fine"], None),
+        ([], None),
+    ],
+)
 def test_raw_formats(choices, chosen):
     assert raw_choice(choices) == chosen
 
@@ -67,48 +109,85 @@ def test_raw_formats(choices, chosen):
 class Dials:
     "The controls of a camera that is not there: name -> [value, choices, may be set]."
 
-    def __init__(self, **controls): self.controls = controls
+    def __init__(self, **controls):
+        self.controls = controls
 
     def get_single_config(self, name):
-        if name not in self.controls: raise gp.GPhoto2Error(gp.GP_ERROR_BAD_PARAMETERS)
+        if name not in self.controls:
+            raise gp.GPhoto2Error(gp.GP_ERROR_BAD_PARAMETERS)
         value, choices, free = self.controls[name]
         widget = SimpleNamespace(value=value)
-        return SimpleNamespace(get_value=lambda: widget.value, set_value=lambda v: setattr(widget, "value", v), get_choices=lambda: choices,
-            get_type=lambda: gp.GP_WIDGET_RADIO, get_readonly=lambda: not free)
+        return SimpleNamespace(
+            get_value=lambda: widget.value,
+            set_value=lambda v: setattr(widget, "value", v),
+            get_choices=lambda: choices,
+            get_type=lambda: gp.GP_WIDGET_RADIO,
+            get_readonly=lambda: not free,
+        )
 
     def set_single_config(self, name, widget):
-        if self.controls[name][2]: self.controls[name][0] = widget.get_value()
+        if self.controls[name][2]:
+            self.controls[name][0] = widget.get_value()
 
 
 def test_a_canon_and_a_nikon_are_taken_over():
-    canon = Dials(autoexposuremode=["Manual", ["P", "Manual"], False], imageformat=["Large Fine JPEG", ["Large Fine JPEG", "RAW"], True],
+    canon = Dials(
+        autoexposuremode=["Manual", ["P", "Manual"], False],
+        imageformat=["Large Fine JPEG", ["Large Fine JPEG", "RAW"], True],
         capturetarget=["Memory card", ["Internal RAM", "Memory card"], True],
-                  shutterspeed=["1/60", ["bulb", "1/30", "1/60"], True])
-    nikon = Dials(expprogram=["P", ["M", "P"], True], isoauto=["On", ["On", "Off"], True], imagequality=["JPEG Fine", ["JPEG Fine", "NEF (Raw)"], True],
-                  shutterspeed=["0.0001s", ["0.0001s"], True], shutterspeed2=["1/8000", ["1/8000", "1/4000"], True])
-    for camera in (canon, nikon): gphoto2._take_over(camera)
+        shutterspeed=["1/60", ["bulb", "1/30", "1/60"], True],
+    )
+    nikon = Dials(
+        expprogram=["P", ["M", "P"], True],
+        isoauto=["On", ["On", "Off"], True],
+        imagequality=["JPEG Fine", ["JPEG Fine", "NEF (Raw)"], True],
+        shutterspeed=["0.0001s", ["0.0001s"], True],
+        shutterspeed2=["1/8000", ["1/8000", "1/4000"], True],
+    )
+    for camera in (canon, nikon):
+        gphoto2._take_over(camera)
     assert [canon.controls[name][0] for name in ("imageformat", "capturetarget")] == ["RAW", "Internal RAM"]
-    assert [nikon.controls[name][0] for name in ("expprogram", "isoauto", "imagequality")] == ["M", "Off", "NEF (Raw)"]
+    assert [nikon.controls[name][0] for name in ("expprogram", "isoauto", "imagequality")] == [
+        "M",
+        "Off",
+        "NEF (Raw)",
+    ]
     assert gphoto2._dial(canon, gphoto2.SPEEDS).texts == {Fraction(1, 30): "1/30", Fraction(1, 60): "1/60"}
     assert gphoto2._dial(nikon, gphoto2.SPEEDS).name == "shutterspeed2"
 
 
-@pytest.mark.parametrize("error, controls", [
-    (ExposureRefused, dict(expprogram=["P", ["M", "P"], False])), (ExposureRefused, dict(autoexposuremode=["TV", ["TV"], True])),
-    (ExposureRefused, dict(isoauto=["On", ["On", "Off"], False])),
-    (NoRaw, dict(imagequality=["Fine", ["Fine", "Basic"], True])), (NoRaw, dict(imageformat=["JPEG", ["JPEG", "RAW"], False]))])
+@pytest.mark.parametrize(
+    "error, controls",
+    [
+        (ExposureRefused, dict(expprogram=["P", ["M", "P"], False])),
+        (ExposureRefused, dict(autoexposuremode=["TV", ["TV"], True])),
+        (ExposureRefused, dict(isoauto=["On", ["On", "Off"], False])),
+        (NoRaw, dict(imagequality=["Fine", ["Fine", "Basic"], True])),
+        (NoRaw, dict(imageformat=["JPEG", ["JPEG", "RAW"], False])),
+    ],
+)
 def test_what_cannot_be_taken_over(error, controls):
-    with pytest.raises(error): gphoto2._take_over(Dials(**controls))
+    with pytest.raises(error):
+        gphoto2._take_over(Dials(**controls))
 
 
-@pytest.mark.parametrize("fault, error, words", [
-    ("lost_event", CaptureTimeout, "did not come"), ("store_full", CameraStorageFull, "full"), ("refused", CameraError, "refuses"), 
-    ("truncated", NoRaw, "cut short"), ("jpeg", NoRaw, "JPG"), ("unplug", CameraLost, "answer")])
+@pytest.mark.parametrize(
+    "fault, error, words",
+    [
+        ("lost_event", CaptureTimeout, "did not come"),
+        ("store_full", CameraStorageFull, "full"),
+        ("refused", CameraError, "refuses"),
+        ("truncated", NoRaw, "cut short"),
+        ("jpeg", NoRaw, "JPG"),
+        ("unplug", CameraLost, "answer"),
+    ],
+)
 def test_a_fault_in_the_middle_of_a_burst(emulator, fault, error, words):
     frames, message = taken(emulator, error, faults={1: fault})
     assert len(frames) == 1 and frames[0].achieved == Shot(2e-3, 4) and words in message
     emulator.reset()
-    with open_camera(f"gphoto2:{emulator.port}") as camera: assert len(list(camera.burst(THREE))) == 3  # well again
+    with open_camera(f"gphoto2:{emulator.port}") as camera:
+        assert len(list(camera.burst(THREE))) == 3  # well again
 
 
 def test_a_camera_that_stays_busy(emulator):
@@ -118,20 +197,26 @@ def test_a_camera_that_stays_busy(emulator):
 
 def test_a_camera_that_is_busy_for_a_moment(emulator):
     emulator.reset(faults={1: "busy"})
-    with open_camera(f"gphoto2:{emulator.port}") as camera: assert len(list(camera.burst(THREE, 2))) == 3
+    with open_camera(f"gphoto2:{emulator.port}") as camera:
+        assert len(list(camera.burst(THREE, 2))) == 3
 
 
 def test_nobody_there(emulator):
-    with pytest.raises(NoCamera, match="nobody answers"): open_camera("gphoto2:ptpip:127.0.0.1:9:9").__enter__()
-    with pytest.raises(NoCamera, match="plug it in"): open_camera("gphoto2:usb:001,099").__enter__()
-    with pytest.raises(NoCamera): choose({}, "gphoto2")
-    with pytest.raises(NoCamera, match="name one"): choose({"gphoto2:usb:001,004": "one", "gphoto2:usb:001,005": "two"}, "gphoto2")
+    with pytest.raises(NoCamera, match="nobody answers"):
+        open_camera("gphoto2:ptpip:127.0.0.1:9:9").__enter__()
+    with pytest.raises(NoCamera, match="plug it in"):
+        open_camera("gphoto2:usb:001,099").__enter__()
+    with pytest.raises(NoCamera):
+        choose({}, "gphoto2")
+    with pytest.raises(NoCamera, match="name one"):
+        choose({"gphoto2:usb:001,004": "one", "gphoto2:usb:001,005": "two"}, "gphoto2")
 
 
 def test_somebody_else_holds_it(emulator):
     emulator.reset()
     with open_camera(f"gphoto2:{emulator.port}") as first:
-        with pytest.raises(CameraBusy): open_camera(f"gphoto2:{emulator.port}").__enter__()
+        with pytest.raises(CameraBusy):
+            open_camera(f"gphoto2:{emulator.port}").__enter__()
         assert len(list(first.burst(THREE))) == 3  # undisturbed
     assert emulator.released()
 
@@ -143,20 +228,26 @@ def test_automatic_exposure_that_cannot_be_switched_off(emulator):
 
 def test_the_frame_tells_what_a_driver_changed_silently(emulator):
     emulator.reset(steps=[100, 200])
-    with open_camera(f"gphoto2:{emulator.port}") as camera: frame = camera.preview(Shot(4e-3, 4))
+    with open_camera(f"gphoto2:{emulator.port}") as camera:
+        frame = camera.preview(Shot(4e-3, 4))
     assert frame.achieved == Shot(0.01, 4) and departure(Shot(4e-3, 4), frame.achieved) > 1
 
 
 def test_the_file_beats_the_dial(emulator):
     emulator.reset(nominal="31/32")
-    with open_camera(f"gphoto2:{emulator.port}") as camera: frame = camera.preview(Shot(8e-3, 1))
-    assert frame.known_by == "EXIF" and frame.photo.exposure == Fraction(80, 10_000)*Fraction(31, 32)
+    with open_camera(f"gphoto2:{emulator.port}") as camera:
+        frame = camera.preview(Shot(8e-3, 1))
+    assert frame.known_by == "EXIF" and frame.photo.exposure == Fraction(80, 10_000) * Fraction(31, 32)
 
 
 def test_without_exif_the_dial_is_read_back(emulator):
     emulator.reset(faults={0: "no_exif"}, steps=[100, 200])
-    with open_camera(f"gphoto2:{emulator.port}") as camera: silent, telling = camera.burst([Shot(4e-3, 4)]*2)
-    assert (silent.known_by, telling.known_by) == ("read back", "EXIF") and silent.achieved == telling.achieved == Shot(0.01, 4)
+    with open_camera(f"gphoto2:{emulator.port}") as camera:
+        silent, telling = camera.burst([Shot(4e-3, 4)] * 2)
+    assert (silent.known_by, telling.known_by) == (
+        "read back",
+        "EXIF",
+    ) and silent.achieved == telling.achieved == Shot(0.01, 4)
 
 
 def test_without_control_of_iso_the_files_tell_it(emulator):
@@ -165,18 +256,20 @@ def test_without_control_of_iso_the_files_tell_it(emulator):
         assert len(camera.capabilities.gains.values) == 1
         assert camera.preview(Shot(4e-3, 64)).achieved == Shot(4e-3, 1)
     emulator.reset(missing=["EXPOSURE_INDEX"], faults={0: "no_exif"})
-    with pytest.raises(CameraError, match="ISO"), open_camera(f"gphoto2:{emulator.port}") as camera: camera.preview(Shot(4e-3))
+    with pytest.raises(CameraError, match="ISO"), open_camera(f"gphoto2:{emulator.port}") as camera:
+        camera.preview(Shot(4e-3))
 
 
 def test_late_news_of_an_earlier_frame_is_not_taken_for_the_next(emulator):
     emulator.reset(faults={0: "late_event"})
     with open_camera(f"gphoto2:{emulator.port}") as camera:
-        with pytest.raises(CaptureTimeout): camera.preview(Shot(8e-3), timeout=0.2)
+        with pytest.raises(CaptureTimeout):
+            camera.preview(Shot(8e-3), timeout=0.2)
         emulator.wait_for(objects=1)
         assert camera.preview(Shot(1e-3)).achieved == Shot(1e-3, 1)
 
 
-VIRTUAL = '''
+VIRTUAL = """
 import json, sys
 from debir_nb.cameras.protocol import CaptureTimeout, Shot
 from debir_nb.cameras.gphoto2 import find_cameras, open_camera
@@ -190,24 +283,37 @@ with open_camera(address) as camera:
 with open_camera(address) as camera: pass
 frames = [[f.known_by, f.achieved.exposure, f.achieved.gain, int(f.photo.mosaic.sum()), len(f.file)] for f in taken]
 print(json.dumps([found, can.exposures.values, can.gains.values, frames]))
-'''
+"""
 
 
 def test_the_librarys_own_virtual_camera(tmp_path):
-    "Its 'captures' are copies of a file whose name contains .jpg; it has no ISO, and its card holds 26 pictures, after which it says yes and takes none."
+    """Its 'captures' are copies of a file whose name contains .jpg; it has no ISO, and its card holds 26
+    pictures, after which it says yes and takes none.
+    """
     counts = np.random.default_rng(0).integers(0, 4096, (32, 48), np.uint16)
-    (tmp_path/"card").mkdir()
-    write_dng(tmp_path/"card"/"frame.jpg.dng", counts, exposure=1/50, iso=400, white=4095)
-    env = {**os.environ, "VCAMERADIR": str(tmp_path/"card"), "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", VIRTUAL], env=env, capture_output=True, text=True, timeout=120)
+    (tmp_path / "card").mkdir()
+    write_dng(tmp_path / "card" / "frame.jpg.dng", counts, exposure=1 / 50, iso=400, white=4095)
+    env = {
+        **os.environ,
+        "VCAMERADIR": str(tmp_path / "card"),
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", VIRTUAL], env=env, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found, exposures, gains, frames = json.loads(done.stdout.splitlines()[-1])
     assert list(found.values()) == ["Nikon DSC D750"] and 0.0012 in exposures and gains == [1]
-    size = (tmp_path/"card"/"frame.jpg.dng").stat().st_size
-    assert len(frames) == 26 and {tuple(frame) for frame in frames} == {("EXIF", 0.02, 4.0, int(counts.sum()), size)}
+    size = (tmp_path / "card" / "frame.jpg.dng").stat().st_size
+    assert len(frames) == 26 and {tuple(frame) for frame in frames} == {
+        ("EXIF", 0.02, 4.0, int(counts.sum()), size)
+    }
 
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "gphoto2", None)
     for needs_it in (gphoto2.find_cameras, GPhoto2Camera("gphoto2:usb:001,004").__enter__):
-        with pytest.raises(ImportError, match=r"debir_nb\[gphoto2\]"): needs_it()
+        with pytest.raises(ImportError, match=r"debir_nb\[gphoto2\]"):
+            needs_it()

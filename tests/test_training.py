@@ -1,4 +1,5 @@
 """Training: exact resume after SIGKILL, two processes, mixed precision, torch.compile, clipping, and one answer per bad input."""
+
 import json
 import math
 import signal
@@ -14,8 +15,8 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from debir_nb.training.loop import cosine, fit, own_rows
 from debir_nb.disk import fingerprint, load_weights, save_weights
+from debir_nb.training.loop import cosine, fit, own_rows
 
 SETTINGS = dict(steps=24, lr=0.05, lr_final=1e-4, clip=0.5, seed=3, every=6)
 
@@ -58,8 +59,12 @@ fit(network(), deadly, out=sys.argv[2], live=sys.argv[2] + "/live", **SETTINGS)
 
 
 def start(script, *args):
-    return subprocess.run([sys.executable, "-c", script, str(Path(__file__).parent), *map(str, args)],
-                          capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", script, str(Path(__file__).parent), *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_sigkill_then_rerun_is_bitwise_the_uninterrupted_run(tmp_path):
@@ -67,11 +72,16 @@ def test_sigkill_then_rerun_is_bitwise_the_uninterrupted_run(tmp_path):
     assert start(KILLED, killed).returncode == -signal.SIGKILL
     assert torch.load(killed / "checkpoint.pt", weights_only=True)["history"][-1]["step"] == 12
     models = network(), network()
-    histories = [fit(model, loss_fn, out=out, live=out / "live", **SETTINGS) for model, out in zip(models, (whole, killed))]
+    histories = [
+        fit(model, loss_fn, out=out, live=out / "live", **SETTINGS)
+        for model, out in zip(models, (whole, killed))
+    ]
     assert equal(*models) and histories[0] == histories[1]
     assert not (killed / "checkpoint.pt").exists()
     for name in ("loss", "lr", "grad_norm", "x"):  # DVCLive: no row lost, none doubled
-        whole_rows, rows = ((out / f"live/plots/metrics/{name}.tsv").read_text().splitlines() for out in (whole, killed))
+        whole_rows, rows = (
+            (out / f"live/plots/metrics/{name}.tsv").read_text().splitlines() for out in (whole, killed)
+        )
         assert rows == whole_rows and len(rows) == 5
     assert json.loads((killed / "live/metrics.json").read_text())["step"] == 24
 
@@ -95,7 +105,9 @@ notebook_launcher(stage, (sys.argv[2], sys.argv[3] == "deadly"), num_processes=i
 
 
 def shared_loss(model, generator):
-    "Sixteen draws; the network, with its dropout and its statistics, sees all of them, and a process answers for its own."
+    """Sixteen draws; the network, with its dropout and its statistics, sees all of them, and a process
+    answers for its own.
+    """
     x = torch.randn(16, 3, generator=generator)
     mine = own_rows(16)
     return ((model(x) - x.sum(1, keepdim=True))[mine] ** 2).mean(), {"x": x.mean().item()}
@@ -119,13 +131,18 @@ def test_two_processes_train_as_one_and_either_number_resumes_the_other(tmp_path
             assert torch.load(out / "checkpoint.pt", weights_only=True)["history"][-1]["step"] == 12
         done = together(then, out)
         assert done.returncode == 0, done.stderr
-        assert sorted(p.name for p in out.iterdir()) == ["live", "weights.pt"]  # the second process left nothing
+        # the second process left nothing
+        assert sorted(p.name for p in out.iterdir()) == ["live", "weights.pt"]
         for key in ("loss", "grad_norm", "x"):
             tables = (folder / f"live/plots/metrics/{key}.tsv" for folder in (out, whole))
-            rows, alone = ([float(line.split("\t")[-1]) for line in table.read_text().splitlines()[1:]] for table in tables)
+            rows, alone = (
+                [float(line.split("\t")[-1]) for line in table.read_text().splitlines()[1:]]
+                for table in tables
+            )
             assert rows == pytest.approx(alone, abs=1e-5) and len(rows) == 4
         for key, value in load_weights(network(), out / "weights.pt").state_dict().items():
-            if key in ("0.bias", "1.running_mean"): continue  # BatchNorm takes this bias away: its gradient is rounding, which AdamW scales up
+            if key in ("0.bias", "1.running_mean"):
+                continue  # BatchNorm takes this bias away: its gradient is rounding, which AdamW scales up
             torch.testing.assert_close(value, model.state_dict()[key], atol=1e-5, rtol=1e-5)
     assert [row["step"] for row in history] == [6, 12, 18, 24]
 
@@ -135,14 +152,19 @@ def test_processes_that_cannot_share_a_batch(monkeypatch):
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 2)
     assert own_rows(6) == slice(4, 6)
-    with pytest.raises(ValueError, match="batch is 16, which 3 processes cannot share evenly: make it a multiple of 3"):
+    with pytest.raises(
+        ValueError, match="batch is 16, which 3 processes cannot share evenly: make it a multiple of 3"
+    ):
         own_rows(16)
 
 
 @pytest.fixture
 def accelerate_forgets():
-    "Accelerate keeps its settings for the life of a process: forget them before, after, and when this is called."
+    """Accelerate keeps its settings for the life of a process: forget them before, after, and when this is
+    called.
+    """
     from accelerate.state import AcceleratorState
+
     forget = partial(AcceleratorState._reset_state, reset_partial_state=True)
     forget()
     yield forget
@@ -180,6 +202,7 @@ def test_on_a_gpu_the_loss_falls(tmp_path):
     def on_gpu(model, generator):
         x = torch.randn(64, 3, generator=generator).to(next(model.parameters()).device)
         return ((model(x) - x.sum(1, keepdim=True)) ** 2).mean(), {}
+
     history = fit(network(), on_gpu, out=tmp_path, **SETTINGS | dict(steps=200))
     assert history[-1]["loss"] < history[0]["loss"] / 2
 
@@ -214,16 +237,23 @@ def test_rows_are_means_over_their_steps_and_the_last_may_be_short(tmp_path):
         loss, report = loss_fn(model, generator)
         seen.append(loss.item())
         return loss, report
+
     history = fit(network(), record, out=tmp_path, **SETTINGS | dict(steps=8))
     assert [row["step"] for row in history] == [6, 8]
-    assert history[0]["loss"] == pytest.approx(sum(seen[:6]) / 6) and history[1]["loss"] == pytest.approx(sum(seen[6:]) / 2)
+    assert history[0]["loss"] == pytest.approx(sum(seen[:6]) / 6) and history[1]["loss"] == pytest.approx(
+        sum(seen[6:]) / 2
+    )
     assert history[1]["lr"] == cosine(7, 8, 0.05, 1e-4)
 
 
 def test_clipping_limits_the_gradient_that_the_optimiser_sees(tmp_path):
     model, norms = nn.Linear(3, 1), []
-    handle = register_optimizer_step_pre_hook(lambda *_: norms.append(math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters()))))
-    history = fit(model, lambda m, g: (1000 * loss_fn(m, g)[0], {}), out=tmp_path, **SETTINGS | dict(every=1, clip=0.01))
+    handle = register_optimizer_step_pre_hook(
+        lambda *_: norms.append(math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters())))
+    )
+    history = fit(
+        model, lambda m, g: (1000 * loss_fn(m, g)[0], {}), out=tmp_path, **SETTINGS | dict(every=1, clip=0.01)
+    )
     handle.remove()
     assert len(norms) == 24 and max(norms) == pytest.approx(0.01, rel=1e-3)
     assert min(row["grad_norm"] for row in history) > 1  # recorded before clipping
@@ -236,13 +266,24 @@ def leave_checkpoint(out, build=network, **kwargs):
         if next(calls) == 13:
             raise KeyboardInterrupt
         return loss_fn(model, generator)
+
     with pytest.raises(KeyboardInterrupt):
         fit(build(), dies, out=out, **SETTINGS | kwargs)
     return out / "checkpoint.pt"
 
 
-@pytest.mark.parametrize("change", [
-    dict(fingerprint="b"), dict(lr=0.04), dict(lr_final=0.0), dict(steps=30), dict(clip=1.0), dict(seed=4), dict(weight_decay=0.0)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(fingerprint="b"),
+        dict(lr=0.04),
+        dict(lr_final=0.0),
+        dict(steps=30),
+        dict(clip=1.0),
+        dict(seed=4),
+        dict(weight_decay=0.0),
+    ],
+)
 def test_checkpoint_of_other_settings_is_ignored_aloud(tmp_path, change):
     leave_checkpoint(tmp_path, fingerprint="a")
     settings = SETTINGS | dict(fingerprint="a") | change
@@ -273,7 +314,9 @@ def test_truncated_checkpoint_is_an_error_and_is_kept(tmp_path, size):
 def test_checkpoint_of_another_network_is_an_error(tmp_path):
     leave_checkpoint(tmp_path)
     wide = nn.Sequential(nn.Linear(3, 9), nn.BatchNorm1d(9), nn.Dropout(0.3), nn.Linear(9, 1))
-    with pytest.raises(ValueError, match=r"checkpoint\.pt: 0\.weight has shape \(8, 3\), the network needs \(9, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.pt: 0\.weight has shape \(8, 3\), the network needs \(9, 3\)"
+    ):
         fit(wide, loss_fn, out=tmp_path, **SETTINGS)
     frozen = network()
     frozen[0].requires_grad_(False)
@@ -288,7 +331,13 @@ def test_checkpoint_of_another_network_is_an_error(tmp_path):
 def test_loss_that_is_not_finite_names_the_step_and_spares_the_checkpoint(tmp_path, bad):
     model, calls = network(), iter(range(100))
     with pytest.raises(ValueError, match=f"step 7 of warm-up: the loss is {bad}"):
-        fit(model, lambda m, g: (loss_fn(m, g)[0] * (bad if next(calls) == 7 else 1), {}), out=tmp_path, description="warm-up", **SETTINGS)
+        fit(
+            model,
+            lambda m, g: (loss_fn(m, g)[0] * (bad if next(calls) == 7 else 1), {}),
+            out=tmp_path,
+            description="warm-up",
+            **SETTINGS,
+        )
     assert all(torch.isfinite(v).all() for v in model.state_dict().values())
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["history"][-1]["step"] == 6
 
@@ -301,17 +350,30 @@ def test_gradient_that_is_not_finite_names_the_step_and_spares_the_weights(tmp_p
     assert torch.equal(before, model.weight)
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(steps=0), "steps is 0"), (dict(every=0), "every 0"), (dict(lr=0.0, lr_final=0.0), "lr is 0.0"), (dict(lr_final=1.0), "lr_final 1.0"),
-    (dict(clip=0.0), "clip is 0.0"), (dict(lr=math.nan), "lr is nan")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(steps=0), "steps is 0"),
+        (dict(every=0), "every 0"),
+        (dict(lr=0.0, lr_final=0.0), "lr is 0.0"),
+        (dict(lr_final=1.0), "lr_final 1.0"),
+        (dict(clip=0.0), "clip is 0.0"),
+        (dict(lr=math.nan), "lr is nan"),
+    ],
+)
 def test_settings_out_of_range(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         fit(network(), loss_fn, out=tmp_path, **SETTINGS | change)
 
 
-@pytest.mark.parametrize("bad, message", [
-    (lambda m, g: (m(torch.ones(2, 3)), {}), r"loss has shape \(2, 1\)"), (lambda m, g: (torch.ones(()), {}), "requires_grad=False"),
-    (lambda m, g: (m(torch.ones(2, 3)).mean(), {"lr": 1.0}), "reports {'lr'}")])
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (lambda m, g: (m(torch.ones(2, 3)), {}), r"loss has shape \(2, 1\)"),
+        (lambda m, g: (torch.ones(()), {}), "requires_grad=False"),
+        (lambda m, g: (m(torch.ones(2, 3)).mean(), {"lr": 1.0}), "reports {'lr'}"),
+    ],
+)
 def test_loss_functions_that_cannot_be_trained_on(tmp_path, bad, message):
     with pytest.raises(ValueError, match=message):
         fit(network(), bad, out=tmp_path, **SETTINGS)

@@ -7,7 +7,9 @@ __all__ = ['SIDE', 'centre', 'seen_by_policy', 'Capture', 'choose_exposures', 'w
            'save_capture', 'prepare_folder', 'check_frame', 'capture', 'plot_timeline']
 
 # %% ../../nbs/cameras/60_capture.ipynb #02-35-capture-burst
-import json, os, time
+import json
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,14 +19,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 import debir_nb
-from .protocol import TOLERANCE, Camera, ExposureRefused, RawFrame, Shot, auto_exposure, departure, residual, to_shots
-from ..core import PREVIEW_GAP, PREVIEW_TIME, check
+from .files import check_burst, from_red, write_photo
+from debir_nb.cameras.protocol import (
+    TOLERANCE,
+    Camera,
+    ExposureRefused,
+    RawFrame,
+    Shot,
+    auto_exposure,
+    departure,
+    residual,
+    to_shots,
+)
+from ..core import PREVIEW_GAP, PREVIEW_TIME
 from ..disk import atomic
 from ..light.dng import RawPhoto, normalise
 from ..light.motion import motion_magnitude
-from ..policies.protocol import Policy
 from ..light.raw import CameraColour
-from .files import check_burst, from_red, write_photo
+from ..policies.protocol import Policy
 
 # %% ../../nbs/cameras/60_capture.ipynb #05-35-capture-burst
 SIDE = 256  # of the cut-out, px of the mosaic (the paper's crops)
@@ -35,26 +47,33 @@ def centre(
     side: int = SIDE,  # px of the mosaic, even
 ) -> RawPhoto:  # its middle, at most side x side px, of the same Bayer pattern
     "Cut the middle out of a photograph."
-    y, x = (max(0, have - side)//4*2 for have in photo.mosaic.shape)
-    return replace(photo, mosaic=photo.mosaic[y:y + side, x:x + side])
+    y, x = (max(0, have - side) // 4 * 2 for have in photo.mosaic.shape)
+    return replace(photo, mosaic=photo.mosaic[y : y + side, x : x + side])
 
 # %% ../../nbs/cameras/60_capture.ipynb #07-35-capture-burst
 def seen_by_policy(
     previous: RawFrame,  # the preview before
     preview: RawFrame,  # the last one
-) -> tuple[Float[Tensor, "1 4 h w"], Float[Tensor, "1"], Float[Tensor, "1"]]:  # I_p, g_p, m_p: the arguments of `Policy`
-    "Two previews in the terms that a policy learnt (paper, Sec. 4.1). `ValueError` when they are not of one camera, or not one after the other."
+    # I_p, g_p, m_p: the arguments of `Policy`
+) -> tuple[Float[Tensor, "1 4 h w"], Float[Tensor, "1"], Float[Tensor, "1"]]:
+    """Two previews in the terms that a policy learnt (paper, Sec. 4.1). `ValueError` when they are not of one
+    camera, or not one after the other.
+    """
     since = preview.start - previous.start
-    check(since > 0, f"the preview began {since} s after the previous one: give the earlier one as previous")
+    if not (since > 0):
+        raise ValueError(
+            f"the preview began {since} s after the previous one: give the earlier one as previous"
+        )
     check_burst([previous.photo, preview.photo], ["previous", "preview"])
     before, now = (normalise(from_red(centre(f.photo)))[None] for f in (previous, preview))
-    motion = motion_magnitude(now, before, preview.photo.colour())*((PREVIEW_TIME + PREVIEW_GAP)/since)
-    return now, torch.tensor([preview.achieved.value/PREVIEW_TIME]), motion
+    motion = motion_magnitude(now, before, preview.photo.colour()) * ((PREVIEW_TIME + PREVIEW_GAP) / since)
+    return now, torch.tensor([preview.achieved.value / PREVIEW_TIME]), motion
 
 # %% ../../nbs/cameras/60_capture.ipynb #13-35-capture-burst
 @dataclass
 class Capture:
     "One burst, and how it came about; made by `capture`."
+
     camera: str  # its name
     previews: list[RawFrame] = field(default_factory=list)  # the two before the burst, the earlier one first
     gain: float | None = None  # g_p as the policy saw it, 1
@@ -82,7 +101,12 @@ def choose_exposures(
     preview, gain, motion = seen_by_policy(*taken.previews)
     exposures = policy(preview, gain, motion)[0].tolist()
     taken.seconds = time.perf_counter() - begun
-    taken.gain, taken.motion, taken.value, taken.wanted = gain.item(), motion.item(), taken.previews[-1].achieved.value, exposures
+    taken.gain, taken.motion, taken.value, taken.wanted = (
+        gain.item(),
+        motion.item(),
+        taken.previews[-1].achieved.value,
+        exposures,
+    )
 
 # %% ../../nbs/cameras/60_capture.ipynb #17-35-capture-burst
 @torch.no_grad()
@@ -90,9 +114,9 @@ def warm_up(
     policy: Policy,  # that will be asked
 ) -> None:
     "Run flow and policy once, before it matters."
-    grey = torch.full((1, 4, SIDE//2, SIDE//2), 0.1)
+    grey = torch.full((1, 4, SIDE // 2, SIDE // 2), 0.1)
     one = torch.ones(1)
-    policy(grey, 700*one, motion_magnitude(grey, grey, CameraColour(torch.eye(3)[None], one, one, one)))
+    policy(grey, 700 * one, motion_magnitude(grey, grey, CameraColour(torch.eye(3)[None], one, one, one)))
 
 # %% ../../nbs/cameras/60_capture.ipynb #19-35-capture-burst
 def _row(
@@ -103,8 +127,18 @@ def _row(
 ) -> dict:  # of the manifest
     "What the manifest says of one frame."
     got = frame.achieved
-    return {"file": name, "asked_exposure": shot.exposure, "asked_gain": shot.gain, "exposure": got.exposure, "gain": got.gain, "known_by": frame.known_by, "start": frame.start,
-            "departure_ev": departure(shot, got), "residual_ev": residual(got, value), "digital_gain": 2**-residual(got, value)}
+    return {
+        "file": name,
+        "asked_exposure": shot.exposure,
+        "asked_gain": shot.gain,
+        "exposure": got.exposure,
+        "gain": got.gain,
+        "known_by": frame.known_by,
+        "start": frame.start,
+        "departure_ev": departure(shot, got),
+        "residual_ev": residual(got, value),
+        "digital_gain": 2 ** -residual(got, value),
+    }
 
 # %% ../../nbs/cameras/60_capture.ipynb #20-35-capture-burst
 def manifest(
@@ -112,10 +146,31 @@ def manifest(
 ) -> dict:  # JSON-able
     "What is known of a capture: exposures in s, gains in ISO / 100, brightness in EV."
     names = [f"frame_{i + 1}.dng" for i in range(len(taken.frames))]
-    return {"made_by": f"debir_nb {debir_nb.__version__}", "camera": taken.camera, "complete": taken.error is None, "error": taken.error, "preview_gain": taken.gain, "motion": taken.motion,
-            "seconds_to_exposure_times": taken.seconds, "exposure_value": taken.value, "wanted_exposures": taken.wanted,
-            "previews": [{"file": f"previews/{name}", "exposure": f.achieved.exposure, "gain": f.achieved.gain, "known_by": f.known_by, "start": f.start} for name, f in zip(("previous.dng", "preview.dng"), taken.previews)],
-            "frames": [_row(f, shot, taken.value, name) for f, shot, name in zip(taken.frames, taken.shots, names)], "gaps": taken.gaps()}
+    return {
+        "made_by": f"debir_nb {debir_nb.__version__}",
+        "camera": taken.camera,
+        "complete": taken.error is None,
+        "error": taken.error,
+        "preview_gain": taken.gain,
+        "motion": taken.motion,
+        "seconds_to_exposure_times": taken.seconds,
+        "exposure_value": taken.value,
+        "wanted_exposures": taken.wanted,
+        "previews": [
+            {
+                "file": f"previews/{name}",
+                "exposure": f.achieved.exposure,
+                "gain": f.achieved.gain,
+                "known_by": f.known_by,
+                "start": f.start,
+            }
+            for name, f in zip(("previous.dng", "preview.dng"), taken.previews)
+        ],
+        "frames": [
+            _row(f, shot, taken.value, name) for f, shot, name in zip(taken.frames, taken.shots, names)
+        ],
+        "gaps": taken.gaps(),
+    }
 
 # %% ../../nbs/cameras/60_capture.ipynb #21-35-capture-burst
 def write_manifest(
@@ -123,7 +178,8 @@ def write_manifest(
     taken: Capture,  # whole or not
 ) -> None:
     "Write manifest.json, wholly or not at all."
-    with atomic(folder/"manifest.json") as temporary: temporary.write_text(json.dumps(manifest(taken), indent=1) + "\n")
+    with atomic(folder / "manifest.json") as temporary:
+        temporary.write_text(json.dumps(manifest(taken), indent=1) + "\n")
 
 # %% ../../nbs/cameras/60_capture.ipynb #22-35-capture-burst
 def save_capture(
@@ -131,22 +187,29 @@ def save_capture(
     taken: Capture,  # whole or not
 ) -> None:
     "Write everything that was taken, the manifest last."
-    for name, frame in zip(("previous.dng", "preview.dng"), taken.previews): write_photo(folder/"previews"/name, frame.photo)
+    for name, frame in zip(("previous.dng", "preview.dng"), taken.previews):
+        write_photo(folder / "previews" / name, frame.photo)
     for i, frame in enumerate(taken.frames):
-        write_photo(folder/f"frame_{i + 1}.dng", frame.photo)
+        write_photo(folder / f"frame_{i + 1}.dng", frame.photo)
         if frame.file is not None:
-            with atomic(folder/"originals"/f"frame_{i + 1}{frame.suffix}") as temporary: temporary.write_bytes(frame.file)
+            with atomic(folder / "originals" / f"frame_{i + 1}{frame.suffix}") as temporary:
+                temporary.write_bytes(frame.file)
     write_manifest(folder, taken)
 
 # %% ../../nbs/cameras/60_capture.ipynb #23-35-capture-burst
 def prepare_folder(
     folder: str | os.PathLike,  # for one capture
 ) -> Path:  # existing, writable, without a capture in it; the manifest of one that took nothing may be there
-    "Make the folder of a capture. `ValueError` when it holds one already, or nothing can be written there: better now than with a burst in memory."
+    """Make the folder of a capture. `ValueError` when it holds one already, or nothing can be written there:
+    better now than with a burst in memory.
+    """
     folder = Path(folder)
-    check(not any((folder/name).exists() for name in ("previews", "frame_1.dng")), f"{folder} holds a capture already: choose another folder")
-    try: write_manifest(folder, Capture("none yet", error="the camera was not reached"))
-    except OSError as e: raise ValueError(f"{folder} cannot be written ({e.strerror}): choose another folder") from e
+    if any((folder / name).exists() for name in ("previews", "frame_1.dng")):
+        raise ValueError(f"{folder} holds a capture already: choose another folder")
+    try:
+        write_manifest(folder, Capture("none yet", error="the camera was not reached"))
+    except OSError as e:
+        raise ValueError(f"{folder} cannot be written ({e.strerror}): choose another folder") from e
     return folder
 
 # %% ../../nbs/cameras/60_capture.ipynb #25-35-capture-burst
@@ -154,24 +217,34 @@ def check_frame(
     taken: Capture,  # with at least one frame
     tolerance: float | None,  # EV; None: anything goes
 ) -> None:
-    "Look at the last frame as soon as it is there. `ExposureRefused` when it was exposed otherwise than asked, `ValueError` when its size or pattern is not that of the first."
+    """Look at the last frame as soon as it is there. `ExposureRefused` when it was exposed otherwise than
+    asked, `ValueError` when its size or pattern is not that of the first.
+    """
     n = len(taken.frames)
     check_burst([f.photo for f in (taken.frames[0], taken.frames[-1])], ["frame 1", f"frame {n}"])
     asked, got = taken.shots[n - 1], taken.frames[-1].achieved
-    if tolerance is not None and departure(asked, got) > tolerance + 1e-9: raise ExposureRefused(
-        f"frame {n} was asked for {asked.exposure*1e3:.2f} ms at gain {asked.gain:.1f} and taken with {got.exposure*1e3:.2f} ms at gain {got.gain:.1f} (by {taken.frames[-1].known_by}): "
-        f"{departure(asked, got):.2f} EV off and over {tolerance:.2f}; look for an automatic mode that is still on, or allow it with tolerance=None")
+    if tolerance is not None and departure(asked, got) > tolerance + 1e-9:
+        raise ExposureRefused(
+            f"frame {n} was asked for {asked.exposure * 1e3:.2f} ms at gain {asked.gain:.1f} and taken with"
+            f" {got.exposure * 1e3:.2f} ms at gain {got.gain:.1f} (by {taken.frames[-1].known_by}):"
+            f" {departure(asked, got):.2f} EV off and over {tolerance:.2f}; look for an automatic mode that"
+            " is still on, or allow it with tolerance=None"
+        )
 
 # %% ../../nbs/cameras/60_capture.ipynb #27-35-capture-burst
 def capture(
     camera: Camera,  # not yet entered
     policy: Policy,  # chooses the exposure times
     folder: str | os.PathLike,  # receives frames, previews and manifest; must not hold a capture already
-    tolerance: float | None = TOLERANCE,  # how far brightness and exposures may be off, EV; None: note it in the manifest
+    # how far brightness and exposures may be off, EV; None: note it in the manifest
+    tolerance: float | None = TOLERANCE,
     timeout: float = 10.0,  # s that each frame may take beyond its exposure
-    ready: Callable = lambda: None,  # called when the shots are chosen, just before the burst; two cameras wait for each other here
+    # called when the shots are chosen, just before the burst; two cameras wait for each other here
+    ready: Callable = lambda: None,
 ) -> Capture:  # complete
-    "Meter, preview, choose, shoot, keep. `CameraError` (its notes say what was kept) and `ValueError` for what went wrong; the camera is released in any case (paper, Fig. 1)."
+    """Meter, preview, choose, shoot, keep. `CameraError` (its notes say what was kept) and `ValueError` for
+    what went wrong; the camera is released in any case (paper, Fig. 1).
+    """
     warm_up(policy)
     folder, taken = prepare_folder(folder), Capture("none yet")
     try:
@@ -188,9 +261,11 @@ def capture(
                 check_frame(taken, tolerance)
     except BaseException as e:
         taken.error = f"{type(e).__name__}: {e}"
-        if taken.previews: e.add_note(f"{len(taken.frames)} frames are kept in {folder}, with a manifest that says so")
+        if taken.previews:
+            e.add_note(f"{len(taken.frames)} frames are kept in {folder}, with a manifest that says so")
         raise
-    finally: save_capture(folder, taken)
+    finally:
+        save_capture(folder, taken)
     return taken
 
 # %% ../../nbs/cameras/60_capture.ipynb #29-35-capture-burst
@@ -200,7 +275,16 @@ def plot_timeline(
 ) -> None:
     "Frames as bars: what was wanted, asked and achieved, back to back with the gaps that there were."
     origin, at = taken.frames[0].start, [f.start for f in taken.frames]
-    rows = {"wanted": taken.wanted, "asked": [s.exposure for s in taken.shots], "achieved": [f.achieved.exposure for f in taken.frames]}
-    for y, (name, lengths) in enumerate(rows.items()):
-        ax.broken_barh([(1e3*(start - origin), 1e3*length) for start, length in zip(at, lengths)], (y - .35, .7), color=["0.8", "C1", "C0"][y])
-    ax.set(yticks=range(3), yticklabels=list(rows), xlabel="time since the burst began (ms)"); ax.invert_yaxis()
+    rows = {
+        "wanted": taken.wanted,
+        "asked": [s.exposure for s in taken.shots],
+        "achieved": [f.achieved.exposure for f in taken.frames],
+    }
+    for y, (_name, lengths) in enumerate(rows.items()):
+        ax.broken_barh(
+            [(1e3 * (start - origin), 1e3 * length) for start, length in zip(at, lengths)],
+            (y - 0.35, 0.7),
+            color=["0.8", "C1", "C0"][y],
+        )
+    ax.set(yticks=range(3), yticklabels=list(rows), xlabel="time since the burst began (ms)")
+    ax.invert_yaxis()

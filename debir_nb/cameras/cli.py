@@ -6,41 +6,57 @@
 __all__ = ['BACKENDS', 'find_cameras', 'open_camera', 'expose', 'exposure_table', 'capture_table', 'writable', 'positive', 'main']
 
 # %% ../../nbs/cameras/90_command_line.ipynb #02-37-command-line
-import argparse, importlib, json, math, tempfile
+import argparse
+import importlib
+import json
+import math
+import tempfile
 from pathlib import Path
 
 import torch
 
-from ..policies.baenet import export_onnx
-from ..light.calibration import SENSORS
-from .protocol import TOLERANCE, Camera, CameraError, NoCamera, RawFrame, choose
 from .capture import Capture, capture, choose_exposures
-from ..core import PREVIEW_GAP, PREVIEW_TIME, check
+from .files import digital_gains, raw_files, read_burst, restore_photos, save_restored
+from .protocol import TOLERANCE, Camera, CameraError, NoCamera, RawFrame, choose
+from ..core import PREVIEW_GAP, PREVIEW_TIME
+from ..light.calibration import SENSORS
+from ..policies.baenet import export_onnx
 from ..policies.protocol import Policy
 from ..policies.rules import bracket
 from ..weights.pretrained import load_pretrained
-from .files import digital_gains, raw_files, read_burst, restore_photos, save_restored
 
 # %% ../../nbs/cameras/90_command_line.ipynb #05-37-command-line
-BACKENDS = {"simulated": "debir_nb.cameras.simulated", "gphoto2": "debir_nb.cameras.gphoto2", "v4l2": "debir_nb.cameras.v4l2"}  # name -> module with find_cameras and open_camera
+BACKENDS = {
+    "simulated": "debir_nb.cameras.simulated",
+    "gphoto2": "debir_nb.cameras.gphoto2",
+    "v4l2": "debir_nb.cameras.v4l2",
+}  # name -> module with find_cameras and open_camera
 
 # %% ../../nbs/cameras/90_command_line.ipynb #06-37-command-line
-def find_cameras(
-) -> dict[str, str]:  # address -> description; name of a backend -> how to install it, where its package is missing
+# address -> description; name of a backend -> how to install it, where its package is missing
+def find_cameras() -> dict[str, str]:
     "Every camera of every backend."
     found = {}
     for name, module in BACKENDS.items():
-        try: found |= importlib.import_module(module).find_cameras()
-        except ImportError as error: found[name] = f"not available: {error}"
+        try:
+            found |= importlib.import_module(module).find_cameras()
+        except ImportError as error:
+            found[name] = f"not available: {error}"
     return found
 
 # %% ../../nbs/cameras/90_command_line.ipynb #07-37-command-line
 def open_camera(
     wanted: str = "simulated",  # an address, or a backend's name if it has one camera
 ) -> Camera:  # not yet entered
-    "A camera by its address. `NoCamera` when there is none such, or several; `ImportError` when its backend is not installed."
+    """A camera by its address. `NoCamera` when there is none such, or several; `ImportError` when its backend
+    is not installed.
+    """
     name = wanted.partition(":")[0]
-    if name not in BACKENDS: raise NoCamera(f"{wanted} is no address of a camera: it begins with {', '.join(BACKENDS)}, such as simulated:clip.mp4; `debir cameras` lists what is there")
+    if name not in BACKENDS:
+        raise NoCamera(
+            f"{wanted} is no address of a camera: it begins with {', '.join(BACKENDS)}, such as"
+            " simulated:clip.mp4; `debir cameras` lists what is there"
+        )
     backend = importlib.import_module(BACKENDS[name])
     return backend.open_camera(wanted if ":" in wanted else choose(backend.find_cameras(), wanted))
 
@@ -51,9 +67,11 @@ def expose(
     policy: Policy,  # such as BAENet
     interval: float = PREVIEW_TIME + PREVIEW_GAP,  # s from the beginning of one to the beginning of the other
 ) -> Capture:  # with everything but frames
-    "Exposure times from two RAW files. `ValueError` when they cannot be read, do not say their exposure, or are not of one camera."
+    """Exposure times from two RAW files. `ValueError` when they cannot be read, do not say their exposure, or
+    are not of one camera.
+    """
     photos = read_burst([previous, preview])
-    taken = Capture("files", [RawFrame(photo, "EXIF", k*interval) for k, photo in enumerate(photos)])
+    taken = Capture("files", [RawFrame(photo, "EXIF", k * interval) for k, photo in enumerate(photos)])
     choose_exposures(taken, policy)
     return taken
 
@@ -62,16 +80,38 @@ def exposure_table(
     taken: Capture,  # with its exposure times
 ) -> str:  # one line for each frame
     "Exposure times and gains for a person at a camera."
-    rows = [f"{i + 1:5}  {t*1e3:8.2f} ms  {f'1/{1/t:.0f} s':>9}  {100*taken.value/t:9.0f}" for i, t in enumerate(taken.wanted)]
-    return "\n".join([f"motion {taken.motion:.2f} px, ISO {100*taken.gain:.0f} in the preview, {taken.seconds*1e3:.0f} ms to decide", "frame     exposure                 ISO", *rows])
+    rows = [
+        f"{i + 1:5}  {t * 1e3:8.2f} ms  {f'1/{1 / t:.0f} s':>9}  {100 * taken.value / t:9.0f}"
+        for i, t in enumerate(taken.wanted)
+    ]
+    return "\n".join(
+        [
+            (
+                f"motion {taken.motion:.2f} px, ISO {100 * taken.gain:.0f} in the preview,"
+                f" {taken.seconds * 1e3:.0f} ms to decide"
+            ),
+            "frame     exposure                 ISO",
+            *rows,
+        ]
+    )
 
 # %% ../../nbs/cameras/90_command_line.ipynb #11-37-command-line
 def capture_table(
     taken: Capture,  # complete
 ) -> str:  # one line for each frame
     "What was wanted and what was taken."
-    rows = [f"{i + 1:5}  {t*1e3:9.2f} ms  {f.achieved.exposure*1e3:9.2f} ms  {100*f.achieved.gain:9.0f}  {f.known_by}" for i, (t, f) in enumerate(zip(taken.wanted, taken.frames))]
-    return "\n".join([f"{taken.camera}: motion {taken.motion:.2f} px, {taken.seconds*1e3:.0f} ms to decide", "frame        wanted      achieved        ISO  known by", *rows])
+    rows = [
+        f"{i + 1:5}  {t * 1e3:9.2f} ms  {f.achieved.exposure * 1e3:9.2f} ms  {100 * f.achieved.gain:9.0f} "
+        f" {f.known_by}"
+        for i, (t, f) in enumerate(zip(taken.wanted, taken.frames))
+    ]
+    return "\n".join(
+        [
+            f"{taken.camera}: motion {taken.motion:.2f} px, {taken.seconds * 1e3:.0f} ms to decide",
+            "frame        wanted      achieved        ISO  known by",
+            *rows,
+        ]
+    )
 
 # %% ../../nbs/cameras/90_command_line.ipynb #14-37-command-line
 def writable(
@@ -80,18 +120,24 @@ def writable(
     "`ValueError` when a file cannot be written there. Folders on the way are made."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent): pass
-    except OSError as error: raise ValueError(f"{path} cannot be written ({error.strerror}): choose another place") from error
-    check(not path.is_dir(), f"{path} is a folder: choose another name")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}): choose another place") from error
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: choose another name")
 
 # %% ../../nbs/cameras/90_command_line.ipynb #15-37-command-line
 def positive(
     text: str,  # of the command line
 ) -> float:  # above 0
     "A number above 0, else an error of argparse."
-    try: number = float(text)
-    except ValueError: number = math.nan
-    if 0 < number < math.inf: return number
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if 0 < number < math.inf:
+        return number
     raise argparse.ArgumentTypeError(f"{text} is no number above 0")
 
 # %% ../../nbs/cameras/90_command_line.ipynb #16-37-command-line
@@ -106,7 +152,8 @@ def _cameras(
     args: argparse.Namespace,  # nothing is asked for
 ) -> None:
     "`debir cameras`"
-    for address, what in find_cameras().items(): print(f"{address:24} {what}")
+    for address, what in find_cameras().items():
+        print(f"{address:24} {what}")
 
 # %% ../../nbs/cameras/90_command_line.ipynb #18-37-command-line
 def _expose(
@@ -114,8 +161,15 @@ def _expose(
 ) -> None:
     "`debir expose`"
     taken = expose(args.preview, args.previous, _policy(args), args.interval)
-    shots = [{"exposure": t, "gain": taken.value/t} for t in taken.wanted]
-    print(json.dumps({"motion": taken.motion, "preview_gain": taken.gain, "seconds": taken.seconds, "shots": shots}, indent=1) if args.json else exposure_table(taken))
+    shots = [{"exposure": t, "gain": taken.value / t} for t in taken.wanted]
+    print(
+        json.dumps(
+            {"motion": taken.motion, "preview_gain": taken.gain, "seconds": taken.seconds, "shots": shots},
+            indent=1,
+        )
+        if args.json
+        else exposure_table(taken)
+    )
 
 # %% ../../nbs/cameras/90_command_line.ipynb #19-37-command-line
 def _capture(
@@ -123,8 +177,17 @@ def _capture(
 ) -> None:
     "`debir capture` and `debir simulate`"
     policy = _policy(args)
-    print(capture_table(capture(open_camera(args.camera), policy, args.out, None if args.accept else TOLERANCE, args.timeout)))
-    print(f"\n{args.out} holds the burst and its manifest; restore it with\n  debir restore {args.out} -o restored.png")
+    print(
+        capture_table(
+            capture(
+                open_camera(args.camera), policy, args.out, None if args.accept else TOLERANCE, args.timeout
+            )
+        )
+    )
+    print(
+        f"\n{args.out} holds the burst and its manifest; restore it with\n  debir restore {args.out} -o"
+        " restored.png"
+    )
 
 # %% ../../nbs/cameras/90_command_line.ipynb #20-37-command-line
 def _simulate(
@@ -139,23 +202,37 @@ def _restore(
     args: argparse.Namespace,  # folder, out, sensor, memory
 ) -> None:
     "`debir restore`"
-    for path in args.out: check(path.suffix.lower() in (".dng", ".png"), f"{path} ends in {path.suffix!r}: write .dng (RAW) or .png (sRGB)")
+    for path in args.out:
+        if path.suffix.lower() not in (".dng", ".png"):
+            raise ValueError(f"{path} ends in {path.suffix!r}: write .dng (RAW) or .png (sRGB)")
     photos, (_, restorer) = read_burst(raw_files(args.folder)), load_pretrained(args.models)
-    for path in args.out: writable(path)
-    restored = restore_photos(photos, restorer, SENSORS[args.sensor].noise if args.sensor else None, args.memory*1e9)
-    for path in args.out: save_restored(path, restored, photos[0])
-    print(f"{len(photos)} frames of {photos[0].mosaic.shape[1]} x {photos[0].mosaic.shape[0]} px, brought to the first one's brightness by {', '.join(f'{d:.3f}' for d in digital_gains(photos))}: {', '.join(map(str, args.out))}")
+    for path in args.out:
+        writable(path)
+    restored = restore_photos(
+        photos, restorer, SENSORS[args.sensor].noise if args.sensor else None, args.memory * 1e9
+    )
+    for path in args.out:
+        save_restored(path, restored, photos[0])
+    print(
+        f"{len(photos)} frames of {photos[0].mosaic.shape[1]} x {photos[0].mosaic.shape[0]} px, brought to"
+        f" the first one's brightness by {', '.join(f'{d:.3f}' for d in digital_gains(photos))}:"
+        f" {', '.join(map(str, args.out))}"
+    )
 
 # %% ../../nbs/cameras/90_command_line.ipynb #22-37-command-line
 def _export(
     args: argparse.Namespace,  # out
 ) -> None:
     "`debir export`"
-    check(args.out.suffix.lower() == ".onnx", f"{args.out} ends in {args.out.suffix!r}: write .onnx")
+    if args.out.suffix.lower() != ".onnx":
+        raise ValueError(f"{args.out} ends in {args.out.suffix!r}: write .onnx")
     baenet, _ = load_pretrained(args.models)
     writable(args.out)
     export_onnx(baenet, args.out)
-    print(f"{args.out}: {args.out.stat().st_size/1e6:.1f} MB, preview (b, 4, h, w), gain (b), motion (b) to exposures (b, 4) in s")
+    print(
+        f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, preview (b, 4, h, w), gain (b), motion (b) to"
+        " exposures (b, 4) in s"
+    )
 
 # %% ../../nbs/cameras/90_command_line.ipynb #23-37-command-line
 def _command(
@@ -168,38 +245,141 @@ def _command(
     camera: bool = False,  # whether a burst is taken
 ) -> argparse.ArgumentParser:  # of the command
     "One command, with the options that several share."
-    parser = commands.add_parser(name, help=what, description=what, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = commands.add_parser(
+        name,
+        help=what,
+        description=what,
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.set_defaults(action=action)
-    if name != "cameras": parser.add_argument("--models", metavar="DIR", help="folder of trained networks; $DEBIR_MODELS or the project's models/ by default")
-    if policy: parser.add_argument("--policy", choices=("baenet", "bracket"), default="baenet", help="what chooses the exposures; bracket needs no trained networks")
+    if name != "cameras":
+        parser.add_argument(
+            "--models",
+            metavar="DIR",
+            help="folder of trained networks; $DEBIR_MODELS or the project's models/ by default",
+        )
+    if policy:
+        parser.add_argument(
+            "--policy",
+            choices=("baenet", "bracket"),
+            default="baenet",
+            help="what chooses the exposures; bracket needs no trained networks",
+        )
     if camera:
-        parser.add_argument("--out", required=True, metavar="DIR", help="folder for the burst and its manifest; it must not hold one already")
-        parser.add_argument("--accept", action="store_true", help="take what the camera can do, even if a frame is over 1/6 EV off; the manifest says how much")
-        parser.add_argument("--timeout", type=positive, default=10.0, metavar="S", help="seconds that a frame may take beyond its exposure")
+        parser.add_argument(
+            "--out",
+            required=True,
+            metavar="DIR",
+            help="folder for the burst and its manifest; it must not hold one already",
+        )
+        parser.add_argument(
+            "--accept",
+            action="store_true",
+            help=(
+                "take what the camera can do, even if a frame is over 1/6 EV off; the manifest says how much"
+            ),
+        )
+        parser.add_argument(
+            "--timeout",
+            type=positive,
+            default=10.0,
+            metavar="S",
+            help="seconds that a frame may take beyond its exposure",
+        )
     return parser
 
 # %% ../../nbs/cameras/90_command_line.ipynb #24-37-command-line
 def _parser() -> argparse.ArgumentParser:  # of the command line
     "Everything that can be said to `debir`."
-    parser = argparse.ArgumentParser("debir", description="Bursts whose exposure times a network chooses: capture and restore.",
-                                     epilog="example: debir capture --camera simulated --out burst && debir restore burst -o restored.png", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "debir",
+        description="Bursts whose exposure times a network chooses: capture and restore.",
+        epilog="example: debir capture --camera simulated --out burst && debir restore burst -o restored.png",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     _command(commands, "cameras", "list the cameras that are there", "debir cameras", _cameras)
-    shown = _command(commands, "expose", "exposure times out of two previews", "debir expose preview.dng --previous previous.dng --json", _expose, policy=True)
+    shown = _command(
+        commands,
+        "expose",
+        "exposure times out of two previews",
+        "debir expose preview.dng --previous previous.dng --json",
+        _expose,
+        policy=True,
+    )
     shown.add_argument("preview", help="RAW file")
     shown.add_argument("--previous", required=True, help="RAW file taken shortly before, to see the motion")
-    shown.add_argument("--interval", type=positive, default=PREVIEW_TIME + PREVIEW_GAP, metavar="S", help="seconds from the beginning of one to the beginning of the other; 0.0286 by default")
-    shown.add_argument("--json", action="store_true", help="JSON instead of a table: exposures in s, gains in ISO / 100")
-    taken = _command(commands, "capture", "take a burst", "debir capture --camera gphoto2 --out burst", _capture, policy=True, camera=True)
-    taken.add_argument("--camera", default="simulated", metavar="ADDRESS", help="from `debir cameras`, or a backend's name if it has one camera; simulated by default. A video device's black and white level can be declared: v4l2:/dev/video0,black=64,white=1023")
-    made = _command(commands, "simulate", "take a burst of a clip or a photograph", "debir simulate clip.mp4 --out burst", _simulate, policy=True, camera=True)
+    shown.add_argument(
+        "--interval",
+        type=positive,
+        default=PREVIEW_TIME + PREVIEW_GAP,
+        metavar="S",
+        help="seconds from the beginning of one to the beginning of the other; 0.0286 by default",
+    )
+    shown.add_argument(
+        "--json", action="store_true", help="JSON instead of a table: exposures in s, gains in ISO / 100"
+    )
+    taken = _command(
+        commands,
+        "capture",
+        "take a burst",
+        "debir capture --camera gphoto2 --out burst",
+        _capture,
+        policy=True,
+        camera=True,
+    )
+    taken.add_argument(
+        "--camera",
+        default="simulated",
+        metavar="ADDRESS",
+        help=(
+            "from `debir cameras`, or a backend's name if it has one camera; simulated by default. A video"
+            " device's black and white level can be declared: v4l2:/dev/video0,black=64,white=1023"
+        ),
+    )
+    made = _command(
+        commands,
+        "simulate",
+        "take a burst of a clip or a photograph",
+        "debir simulate clip.mp4 --out burst",
+        _simulate,
+        policy=True,
+        camera=True,
+    )
     made.add_argument("clip", help="video, folder of frames, photograph or RAW file")
-    restored = _command(commands, "restore", "restore a burst", "debir restore burst -o restored.dng -o restored.png", _restore)
+    restored = _command(
+        commands,
+        "restore",
+        "restore a burst",
+        "debir restore burst -o restored.dng -o restored.png",
+        _restore,
+    )
     restored.add_argument("folder", help="RAW files of one burst; the first by name is the reference")
-    restored.add_argument("-o", "--out", required=True, type=Path, action="append", metavar="FILE", help=".dng (RAW) or .png (sRGB); may be given twice")
-    restored.add_argument("--sensor", choices=list(SENSORS), help="noise of a published sensor; by default the files' NoiseProfile")
-    restored.add_argument("--memory", type=positive, default=2.0, metavar="GB", help="that a tile may take; 2 by default")
-    exported = _command(commands, "export", "BAENet for the ONNX runtimes of phones and cameras", "debir export baenet.onnx", _export)
+    restored.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help=".dng (RAW) or .png (sRGB); may be given twice",
+    )
+    restored.add_argument(
+        "--sensor",
+        choices=list(SENSORS),
+        help="noise of a published sensor; by default the files' NoiseProfile",
+    )
+    restored.add_argument(
+        "--memory", type=positive, default=2.0, metavar="GB", help="that a tile may take; 2 by default"
+    )
+    exported = _command(
+        commands,
+        "export",
+        "BAENet for the ONNX runtimes of phones and cameras",
+        "debir export baenet.onnx",
+        _export,
+    )
     exported.add_argument("out", type=Path, metavar="FILE", help=".onnx")
     return parser
 
@@ -209,10 +389,14 @@ def main(
 ) -> None:
     "The command `debir`; what goes wrong is one line on standard error and a status that is not 0."
     args = _parser().parse_args(argv)
-    try: args.action(args)
+    try:
+        args.action(args)
     except (CameraError, ValueError, OSError, ImportError) as error:
-        what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        what = (
+            f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        )
         raise SystemExit("\n".join([f"error: {what}", *getattr(error, "__notes__", ())])) from None
 
 # %% ../../nbs/cameras/90_command_line.ipynb #26-37-command-line
-if __name__ == "__main__" and "__file__" in globals(): main()  # a script has a file, a notebook has none
+if __name__ == "__main__" and "__file__" in globals():
+    main()  # a script has a file, a notebook has none

@@ -7,7 +7,8 @@ __all__ = ['UPRIGHT', 'write_photo', 'raw_files', 'check_burst', 'read_burst', '
            'to_burst', 'restore_photos', 'save_restored', 'restore_folder']
 
 # %% ../../nbs/cameras/50_files.ipynb #02-34-restore-files
-import json, os
+import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +19,14 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from ..restorers.burstormer import Burstormer
 from .protocol import Shot, residual
 from ..disk import atomic
-from ..core import check
 from ..light.dng import RawPhoto, dng_colour, normalise, read_raw, to_counts, write_dng
 from ..light.footage import RAWS, natural
-from ..restorers.full_size import restore_full_size
 from ..light.raw import develop
 from ..light.simulator import Burst
+from ..restorers.burstormer import Burstormer
+from ..restorers.full_size import restore_full_size
 
 # %% ../../nbs/cameras/50_files.ipynb #05-34-restore-files
 def write_photo(
@@ -34,27 +34,51 @@ def write_photo(
     photo: RawPhoto,  # with exposure and ISO
 ) -> None:
     "A RAW photograph as a DNG, wholly or not at all. `ValueError` for what a DNG cannot hold."
-    write_dng(path, np.minimum(photo.mosaic, photo.white).astype(np.uint16), exposure=photo.exposure, iso=photo.iso, black=np.rint(photo.black), white=photo.white, pattern=photo.pattern,
-              noise=photo.noise, orientation=photo.orientation, **dng_colour(photo.colour()))
+    write_dng(
+        path,
+        np.minimum(photo.mosaic, photo.white).astype(np.uint16),
+        exposure=photo.exposure,
+        iso=photo.iso,
+        black=np.rint(photo.black),
+        white=photo.white,
+        pattern=photo.pattern,
+        noise=photo.noise,
+        orientation=photo.orientation,
+        **dng_colour(photo.colour()),
+    )
 
 # %% ../../nbs/cameras/50_files.ipynb #06-34-restore-files
 def _listed(
     manifest: Path,  # of a capture
 ) -> list[Path]:  # its frames
     "What a manifest lists. `ValueError` when it is damaged."
-    try: return [manifest.parent/row["file"] for row in json.loads(manifest.read_text())["frames"]]
-    except (ValueError, KeyError, TypeError) as e: raise ValueError(f"{manifest} is damaged ({e}): remove it, and every RAW file of its folder counts") from e
+    try:
+        return [manifest.parent / row["file"] for row in json.loads(manifest.read_text())["frames"]]
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(
+            f"{manifest} is damaged ({e}): remove it, and every RAW file of its folder counts"
+        ) from e
 
 # %% ../../nbs/cameras/50_files.ipynb #07-34-restore-files
 def raw_files(
     folder: str | os.PathLike,  # that holds one burst
 ) -> list[Path]:  # in the order of the manifest; without one, of their names, numbers by value
     "The frames of a burst. `ValueError` when there are none, or the manifest is damaged."
-    check(Path(folder).is_dir(), f"{folder} is no folder: give the one that holds the RAW files of one burst")
+    if not Path(folder).is_dir():
+        raise ValueError(f"{folder} is no folder: give the one that holds the RAW files of one burst")
     listed = Path(folder, "manifest.json")
-    if listed.exists(): found = _listed(listed)
-    else: found = sorted((p for p in Path(folder).iterdir() if p.suffix.lower() in RAWS and not p.name.startswith(".")), key=natural)
-    check(len(found) > 0, f"{folder} holds no frames: " + ("its manifest lists none" if listed.exists() else f"no RAW files ({', '.join(RAWS)})"))
+    if listed.exists():
+        found = _listed(listed)
+    else:
+        found = sorted(
+            (p for p in Path(folder).iterdir() if p.suffix.lower() in RAWS and not p.name.startswith(".")),
+            key=natural,
+        )
+    if len(found) <= 0:
+        raise ValueError(
+            f"{folder} holds no frames: "
+            + ("its manifest lists none" if listed.exists() else f"no RAW files ({', '.join(RAWS)})")
+        )
     return found
 
 # %% ../../nbs/cameras/50_files.ipynb #08-34-restore-files
@@ -62,21 +86,39 @@ def check_burst(
     photos: Sequence[RawPhoto],  # of one burst
     names: Sequence[str],  # how messages call them
 ) -> None:
-    "`ValueError` unless all photographs say their exposure and ISO, and have one size, one Bayer pattern and one range."
+    """`ValueError` unless all photographs say their exposure and ISO, and have one size, one Bayer pattern
+    and one range.
+    """
     for photo, name in zip(photos, names):
-        for what in ("exposure", "iso"): check(getattr(photo, what) is not None, f"{name} does not say its {what}: write it into its EXIF, for instance with exiftool")
-        for what, mine, first in (("size", photo.mosaic.shape, photos[0].mosaic.shape), ("Bayer pattern", photo.pattern, photos[0].pattern), ("white level", photo.white, photos[0].white)):
-            check(mine == first, f"{name} has the {what} {mine}, {names[0]} has {first}: the frames of a burst come from one camera in one mode")
+        for what in ("exposure", "iso"):
+            if getattr(photo, what) is None:
+                raise ValueError(
+                    f"{name} does not say its {what}: write it into its EXIF, for instance with exiftool"
+                )
+        for what, mine, first in (
+            ("size", photo.mosaic.shape, photos[0].mosaic.shape),
+            ("Bayer pattern", photo.pattern, photos[0].pattern),
+            ("white level", photo.white, photos[0].white),
+        ):
+            if mine != first:
+                raise ValueError(
+                    f"{name} has the {what} {mine}, {names[0]} has {first}: the frames of a burst come from"
+                    " one camera in one mode"
+                )
 
 # %% ../../nbs/cameras/50_files.ipynb #09-34-restore-files
 def read_burst(
     paths: Sequence[str | os.PathLike],  # RAW files, the reference first
 ) -> list[RawPhoto]:  # checked
-    "Read one burst. `ValueError` when a file is damaged, cut short or no Bayer mosaic, or the files do not belong together."
+    """Read one burst. `ValueError` when a file is damaged, cut short or no Bayer mosaic, or the files do not
+    belong together.
+    """
     photos, names = [], [Path(path).name for path in paths]
     for path, name in zip(paths, names):
-        try: photos.append(read_raw(path))
-        except ValueError as e: raise ValueError(str(e) if name in str(e) else f"{name}: {e}") from e
+        try:
+            photos.append(read_raw(path))
+        except ValueError as e:
+            raise ValueError(str(e) if name in str(e) else f"{name}: {e}") from e
     check_burst(photos, names)
     return photos
 
@@ -87,7 +129,12 @@ def from_red(
     "Cut a mosaic so that it begins with red."
     y, x = divmod(photo.pattern.index("R"), 2)
     h, w = photo.mosaic.shape
-    return replace(photo, mosaic=photo.mosaic[y:h - y, x:w - x], pattern="RGGB", black=np.roll(photo.black, (-y, -x), (0, 1)))
+    return replace(
+        photo,
+        mosaic=photo.mosaic[y : h - y, x : w - x],
+        pattern="RGGB",
+        black=np.roll(photo.black, (-y, -x), (0, 1)),
+    )
 
 # %% ../../nbs/cameras/50_files.ipynb #14-34-restore-files
 def file_noise(
@@ -95,27 +142,38 @@ def file_noise(
     noise: Callable | None,  # gain -> (shot, read), of this camera; None: the file's NoiseProfile
 ) -> tuple[float, float]:  # shot (variance per unit signal), read (variance)
     "Noise of one frame. `ValueError` when nobody says what it is."
-    check(noise is not None or photo.noise is not None, "the files have no NoiseProfile: calibrate the camera (photon_transfer in light/70_calibration), or choose one of SENSORS there (on the command line: --sensor)")
-    return photo.noise if noise is None else tuple(v.item() for v in noise(torch.tensor(photo.iso/100, dtype=torch.float64)))
+    if not (noise is not None or photo.noise is not None):
+        raise ValueError(
+            "the files have no NoiseProfile: calibrate the camera (photon_transfer in light/70_calibration),"
+            " or choose one of SENSORS there (on the command line: --sensor)"
+        )
+    return (
+        photo.noise
+        if noise is None
+        else tuple(v.item() for v in noise(torch.tensor(photo.iso / 100, dtype=torch.float64)))
+    )
 
 # %% ../../nbs/cameras/50_files.ipynb #15-34-restore-files
 def digital_gains(
     photos: Sequence[RawPhoto],  # of one burst
 ) -> list[float]:  # d_i, 1; the first is 1
     "What brings every frame to the brightness of the first."
-    shots = [Shot(float(photo.exposure), photo.iso/100) for photo in photos]
-    return [2**-residual(shot, shots[0].value) for shot in shots]
+    shots = [Shot(float(photo.exposure), photo.iso / 100) for photo in photos]
+    return [2 ** -residual(shot, shots[0].value) for shot in shots]
 
 # %% ../../nbs/cameras/50_files.ipynb #16-34-restore-files
 def to_burst(
     photos: Sequence[RawPhoto],  # of one burst, the reference first
     noise: Callable | None = None,  # gain -> (shot, read), of this camera; None: each file's NoiseProfile
 ) -> Burst:  # of equal brightness (b = 1), what the restorer takes
-    "Packed linear RAW of a burst and its noise (paper, Eqs. 1 and 5). `ValueError` when the noise is not known."
+    """Packed linear RAW of a burst and its noise (paper, Eqs. 1 and 5). `ValueError` when the noise is not
+    known.
+    """
     frames, spread = [], []
     for photo, d in zip(photos, digital_gains(photos)):
         (shot, read), signal = file_noise(photo, noise), normalise(from_red(photo))
-        frames.append((d*signal).clamp(0, 1)); spread.append(d*(read + shot*signal.mean().item())**0.5)
+        frames.append((d * signal).clamp(0, 1))
+        spread.append(d * (read + shot * signal.mean().item()) ** 0.5)
     return Burst(torch.stack(frames)[None], torch.tensor([spread]))
 
 # %% ../../nbs/cameras/50_files.ipynb #18-34-restore-files
@@ -125,14 +183,24 @@ def restore_photos(
     noise: Callable | None = None,  # gain -> (shot, read), of this camera; None: each file's NoiseProfile
     memory: float = 2e9,  # bytes that a tile may take
 ) -> Float[Tensor, "1 4 h w"]:  # packed linear RAW in [0, 1]: frame 1, restored
-    "Restore one burst of any size. `ValueError` when the number of frames is not the restorer's, or their noise is not known."
-    check(len(photos) == restorer.n_frames, f"the burst has {len(photos)} frames, this restorer takes {restorer.n_frames}")
+    """Restore one burst of any size. `ValueError` when the number of frames is not the restorer's, or their
+    noise is not known.
+    """
+    if len(photos) != restorer.n_frames:
+        raise ValueError(f"the burst has {len(photos)} frames, this restorer takes {restorer.n_frames}")
     burst = to_burst(photos, noise)
     return restore_full_size(restorer, burst.frames, burst.noise_std, memory).clamp(0, 1)
 
 # %% ../../nbs/cameras/50_files.ipynb #20-34-restore-files
-UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-           6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}  # EXIF orientation -> what makes a picture upright
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation -> what makes a picture upright
 
 # %% ../../nbs/cameras/50_files.ipynb #21-34-restore-files
 def save_restored(
@@ -140,13 +208,33 @@ def save_restored(
     restored: Float[Tensor, "1 4 h w"],  # packed linear RAW in [0, 1]
     reference: RawPhoto,  # frame 1: exposure, ISO, colour and orientation
 ) -> None:
-    "Write a restored burst, wholly or not at all: a DNG says how to turn it, a PNG is turned. `ValueError` for another suffix, `OSError` where nothing can be written."
+    """Write a restored burst, wholly or not at all: a DNG says how to turn it, a PNG is turned. `ValueError`
+    for another suffix, `OSError` where nothing can be written.
+    """
     suffix = Path(path).suffix.lower()
-    check(suffix in (".dng", ".png"), f"{path} ends in {suffix!r}: a restored burst is written as .dng (RAW) or .png (sRGB)")
-    if suffix == ".dng": return write_photo(path, replace(reference, mosaic=to_counts(restored[0]), pattern="RGGB", black=np.zeros((2, 2)), white=65535, noise=None))
-    picture = Image.fromarray((255*develop(restored, reference.colour())[0]).round().byte().permute(1, 2, 0).numpy())
-    if reference.orientation in UPRIGHT: picture = picture.transpose(UPRIGHT[reference.orientation])
-    with atomic(path) as temporary: picture.save(temporary)
+    if suffix not in (".dng", ".png"):
+        raise ValueError(
+            f"{path} ends in {suffix!r}: a restored burst is written as .dng (RAW) or .png (sRGB)"
+        )
+    if suffix == ".dng":
+        return write_photo(
+            path,
+            replace(
+                reference,
+                mosaic=to_counts(restored[0]),
+                pattern="RGGB",
+                black=np.zeros((2, 2)),
+                white=65535,
+                noise=None,
+            ),
+        )
+    picture = Image.fromarray(
+        (255 * develop(restored, reference.colour())[0]).round().byte().permute(1, 2, 0).numpy()
+    )
+    if reference.orientation in UPRIGHT:
+        picture = picture.transpose(UPRIGHT[reference.orientation])
+    with atomic(path) as temporary:
+        picture.save(temporary)
 
 # %% ../../nbs/cameras/50_files.ipynb #22-34-restore-files
 def restore_folder(
@@ -154,7 +242,8 @@ def restore_folder(
     restorer: Burstormer,  # in evaluation mode
     noise: Callable | None = None,  # gain -> (shot, read), of this camera; None: each file's NoiseProfile
     memory: float = 2e9,  # bytes that a tile may take
-) -> tuple[Float[Tensor, "1 4 h w"], RawPhoto]:  # packed linear RAW in [0, 1], and the reference as it was read
+    # packed linear RAW in [0, 1], and the reference as it was read
+) -> tuple[Float[Tensor, "1 4 h w"], RawPhoto]:
     "A folder of RAW files, restored. `ValueError` for every fault of `read_burst` and `restore_photos`."
     photos = read_burst(raw_files(folder))
     return restore_photos(photos, restorer, noise, memory), photos[0]

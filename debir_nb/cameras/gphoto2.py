@@ -7,12 +7,31 @@ __all__ = ['SPEEDS', 'FORMATS', 'PROGRAMS', 'AUTO_ISO', 'seconds', 'ticks', 'sen
            'GPhoto2Camera', 'open_camera']
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #02-32-gphoto2
-import contextlib, ctypes, dataclasses, os, re, sys, time
+import contextlib
+import ctypes
+import dataclasses
+import os
+import re
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from .protocol import CameraBusy, CameraError, CameraLost, CameraStorageFull, Capabilities, CaptureTimeout, ExposureRefused, NoCamera, NoRaw, RawFrame, Shot, Steps
+from debir_nb.cameras.protocol import (
+    CameraBusy,
+    CameraError,
+    CameraLost,
+    CameraStorageFull,
+    Capabilities,
+    CaptureTimeout,
+    ExposureRefused,
+    NoCamera,
+    NoRaw,
+    RawFrame,
+    Shot,
+    Steps,
+)
 from ..core import optional
 from ..light.dng import read_raw
 
@@ -22,9 +41,10 @@ def seconds(
 ) -> Fraction | None:  # exposure time, s; None where the text is no time
     "Exposure time that a dial shows, in the spellings of libgphoto2's drivers."
     found = re.fullmatch(r'(\d+\.?\d*)(?:/(\d+\.?\d*))?\s*(?:s|")?', text.strip())
-    if not found: return None
+    if not found:
+        return None
     above, below = Fraction(found[1]), Fraction(found[2] or 1)
-    return above/below if above and below else None
+    return above / below if above and below else None
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #06-32-gphoto2
 def ticks(
@@ -41,7 +61,8 @@ def sensitivity(
     return Fraction(int(text), 100) if text.isdigit() and int(text) else None
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #10-32-gphoto2
-SPEEDS = {"shutterspeed2": seconds, "shutterspeed": seconds, "500d": ticks}  # controls of the exposure time, the most exact first, and how they are read
+# controls of the exposure time, the most exact first, and how they are read
+SPEEDS = {"shutterspeed2": seconds, "shutterspeed": seconds, "500d": ticks}
 FORMATS = ("imageformat", "imagequality")  # Canon, Fujifilm, Olympus, Panasonic; Nikon, Sony
 PROGRAMS = ("expprogram", "autoexposuremode")  # Nikon, Sony, PTP; Canon
 AUTO_ISO = ("isoauto", "autoiso")  # Nikon's switches
@@ -51,8 +72,17 @@ def raw_choice(
     choices: Sequence[str],  # of a format control
 ) -> str | None:  # the one that writes RAW, alone if possible; None where there is none
     "Pick the full-size RAW format; Canon's sRAW and mRAW are no mosaics."
-    fit = [text for text in choices if re.search(r"(?<![a-z])(raw|nef)", text, re.IGNORECASE) and not re.search("[sm]raw", text, re.IGNORECASE)]
-    return min(fit, key=lambda text: (bool(re.search(r"[+&]|jpe?g|heif", text, re.IGNORECASE)), len(text)), default=None)
+    fit = [
+        text
+        for text in choices
+        if re.search(r"(?<![a-z])(raw|nef)", text, re.IGNORECASE)
+        and not re.search("[sm]raw", text, re.IGNORECASE)
+    ]
+    return min(
+        fit,
+        key=lambda text: (bool(re.search(r"[+&]|jpe?g|heif", text, re.IGNORECASE)), len(text)),
+        default=None,
+    )
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #14-32-gphoto2
 def _library():  # the package
@@ -66,9 +96,11 @@ def _widget(
 ):  # the control's widget, or None
     "One control, if the camera has it. (A widget without children counts as false: compare with None.)"
     gp = _library()
-    try: return camera.get_single_config(name)
+    try:
+        return camera.get_single_config(name)
     except gp.GPhoto2Error as error:
-        if error.code in (gp.GP_ERROR_BAD_PARAMETERS, gp.GP_ERROR_NOT_SUPPORTED): return None
+        if error.code in (gp.GP_ERROR_BAD_PARAMETERS, gp.GP_ERROR_NOT_SUPPORTED):
+            return None
         raise
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #16-32-gphoto2
@@ -78,7 +110,11 @@ def _choices(
 ) -> list[str]:  # empty where there is no such control, or nothing to choose
     "What a control offers."
     gp, widget = _library(), _widget(camera, name)
-    return list(widget.get_choices()) if widget is not None and widget.get_type() in (gp.GP_WIDGET_RADIO, gp.GP_WIDGET_MENU) else []
+    return (
+        list(widget.get_choices())
+        if widget is not None and widget.get_type() in (gp.GP_WIDGET_RADIO, gp.GP_WIDGET_MENU)
+        else []
+    )
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #17-32-gphoto2
 def _set(
@@ -101,12 +137,22 @@ def _explain(
 ) -> CameraError:  # to be raised
     "An error of the library in the terms of the protocol."
     gp = _library()
-    if error.code in (gp.GP_ERROR_NO_SPACE, gp.GP_ERROR_NO_MEMORY): return CameraStorageFull(f"{doing}: the camera has no room left ({error}); empty its card")
-    if error.code == gp.GP_ERROR_CAMERA_BUSY: return CameraBusy(f"{doing}: the camera is still occupied ({error}); wait, or switch it off and on")
-    try: stores = camera.get_storageinfo()
-    except gp.GPhoto2Error: return CameraLost(f"{doing}: the camera does not answer any more ({error}); check cable and battery, and open it again")
-    if any(store.fields & gp.GP_STORAGEINFO_FREESPACEKBYTES and not store.freekbytes for store in stores): return CameraStorageFull(f"{doing}: the camera's card is full; empty it")
-    return CameraError(f"{doing}: the camera refuses ({error}); is it focused, its lens cap off, its card unlocked?")
+    if error.code in (gp.GP_ERROR_NO_SPACE, gp.GP_ERROR_NO_MEMORY):
+        return CameraStorageFull(f"{doing}: the camera has no room left ({error}); empty its card")
+    if error.code == gp.GP_ERROR_CAMERA_BUSY:
+        return CameraBusy(f"{doing}: the camera is still occupied ({error}); wait, or switch it off and on")
+    try:
+        stores = camera.get_storageinfo()
+    except gp.GPhoto2Error:
+        return CameraLost(
+            f"{doing}: the camera does not answer any more ({error}); check cable and battery, and open it"
+            " again"
+        )
+    if any(store.fields & gp.GP_STORAGEINFO_FREESPACEKBYTES and not store.freekbytes for store in stores):
+        return CameraStorageFull(f"{doing}: the camera's card is full; empty it")
+    return CameraError(
+        f"{doing}: the camera refuses ({error}); is it focused, its lens cap off, its card unlocked?"
+    )
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #20-32-gphoto2
 @contextlib.contextmanager
@@ -115,8 +161,10 @@ def _explained(
     doing: str,  # for the message
 ):  # yields nothing
     "Translate the library's errors of a block."
-    try: yield
-    except _library().GPhoto2Error as error: raise _explain(camera, error, doing) from error
+    try:
+        yield
+    except _library().GPhoto2Error as error:
+        raise _explain(camera, error, doing) from error
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #22-32-gphoto2
 def find_cameras() -> dict[str, str]:  # address -> model; empty where there are none
@@ -131,14 +179,31 @@ def _connect(
     "Open a camera. `NoCamera` when nobody is there, `CameraBusy` when somebody else holds it."
     gp, address = _library(), f"gphoto2:{port}"
     model = "PTP/IP Camera" if port.startswith("ptpip:") else find_cameras().get(address)
-    if model is None: raise NoCamera(f"there is no camera at {address}: plug it in and switch it on. Found: {', '.join(find_cameras()) or 'none'}")
+    if model is None:
+        raise NoCamera(
+            f"there is no camera at {address}: plug it in and switch it on. Found:"
+            f" {', '.join(find_cameras()) or 'none'}"
+        )
     models, ports, camera = gp.CameraAbilitiesList(), gp.PortInfoList(), gp.Camera()
     models.load(), ports.load()
-    camera.set_abilities(models[models.lookup_model(model)]), camera.set_port_info(ports[ports.lookup_path(port)])
-    try: camera.init()
+    (
+        camera.set_abilities(models[models.lookup_model(model)]),
+        camera.set_port_info(ports[ports.lookup_path(port)]),
+    )
+    try:
+        camera.init()
     except gp.GPhoto2Error as error:
-        if error.code in (gp.GP_ERROR_IO, gp.GP_ERROR_IO_USB_FIND, gp.GP_ERROR_MODEL_NOT_FOUND, gp.GP_ERROR_TIMEOUT): raise NoCamera(f"nobody answers at {address} ({error}): is the camera on?") from error
-        raise CameraBusy(f"{address} lets nobody in ({error}): another program holds it, perhaps the desktop's photo import; close that") from error
+        if error.code in (
+            gp.GP_ERROR_IO,
+            gp.GP_ERROR_IO_USB_FIND,
+            gp.GP_ERROR_MODEL_NOT_FOUND,
+            gp.GP_ERROR_TIMEOUT,
+        ):
+            raise NoCamera(f"nobody answers at {address} ({error}): is the camera on?") from error
+        raise CameraBusy(
+            f"{address} lets nobody in ({error}): another program holds it, perhaps the desktop's photo"
+            " import; close that"
+        ) from error
     return camera
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #25-32-gphoto2
@@ -147,46 +212,69 @@ def _release(
 ) -> None:
     "Leave the camera to others, even if it is gone; standard input stays open."
     library, interval = ctypes.PyDLL(_library()._camera.__file__), sys.getswitchinterval()
-    try: kept = os.dup(0)
-    except OSError: kept = os.open(os.devnull, os.O_RDONLY)
+    try:
+        kept = os.dup(0)
+    except OSError:
+        kept = os.open(os.devnull, os.O_RDONLY)
     sys.setswitchinterval(60)
     library.gp_camera_exit(ctypes.c_void_p(int(camera.this)), None)
     library.dup2(kept, 0)
     sys.setswitchinterval(interval)
-    if kept: os.close(kept)
+    if kept:
+        os.close(kept)
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #27-32-gphoto2
 def _take_over(
     camera,  # a gphoto2.Camera
 ) -> None:
-    "Manual exposure, fixed ISO, RAW, kept in the camera's memory. `ExposureRefused` or `NoRaw` where that cannot be had."
+    """Manual exposure, fixed ISO, RAW, kept in the camera's memory. `ExposureRefused` or `NoRaw` where that
+    cannot be had.
+    """
     for name in PROGRAMS:
         manual = next((text for text in _choices(camera, name) if text in ("M", "Manual")), None)
         widget = _widget(camera, name)
-        if widget is not None and widget.get_value() != manual and (manual is None or widget.get_readonly() or _set(camera, name, manual) != manual):
-            raise ExposureRefused(f"the camera exposes by itself ({name} is {widget.get_value()}): turn its dial to M")
+        if (
+            widget is not None
+            and widget.get_value() != manual
+            and (manual is None or widget.get_readonly() or _set(camera, name, manual) != manual)
+        ):
+            raise ExposureRefused(
+                f"the camera exposes by itself ({name} is {widget.get_value()}): turn its dial to M"
+            )
     for name in AUTO_ISO:
-        if "Off" in _choices(camera, name) and _set(camera, name, "Off") != "Off": raise ExposureRefused(f"the camera sets its ISO by itself ({name}): switch that off in its menu")
+        if "Off" in _choices(camera, name) and _set(camera, name, "Off") != "Off":
+            raise ExposureRefused(f"the camera sets its ISO by itself ({name}): switch that off in its menu")
     for name in FORMATS:
         if choices := _choices(camera, name):
-            if (raw := raw_choice(choices)) is None: raise NoRaw(f"the camera writes no RAW: {name} offers {', '.join(choices)}")
-            if _set(camera, name, raw) != raw: raise NoRaw(f"the camera stays at another format than {raw}: choose RAW in its menu")
-    for text in {"Internal RAM", "sdram"}.intersection(_choices(camera, "capturetarget")): _set(camera, "capturetarget", text)
+            if (raw := raw_choice(choices)) is None:
+                raise NoRaw(f"the camera writes no RAW: {name} offers {', '.join(choices)}")
+            if _set(camera, name, raw) != raw:
+                raise NoRaw(f"the camera stays at another format than {raw}: choose RAW in its menu")
+    for text in {"Internal RAM", "sdram"}.intersection(_choices(camera, "capturetarget")):
+        _set(camera, "capturetarget", text)
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #28-32-gphoto2
 @dataclasses.dataclass(frozen=True)
 class Dial:
     "A control of time or gain: its texts by the numbers that they mean."
+
     name: str  # of the control
     read: Callable[[str], Fraction | None]  # number that a text means, s or 1
     texts: dict[Fraction, str]  # number -> choice
 
-    def set(self,
+    def set(
+        self,
         camera,  # a gphoto2.Camera
         wanted: float,  # s or 1
     ) -> Fraction | None:  # what it says afterwards
         "Turn to the choice nearest to `wanted`, and read back."
-        return self.read(_set(camera, self.name, self.texts[min(self.texts, key=lambda number: abs(number - Fraction(wanted)))]))
+        return self.read(
+            _set(
+                camera,
+                self.name,
+                self.texts[min(self.texts, key=lambda number: abs(number - Fraction(wanted)))],
+            )
+        )
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #29-32-gphoto2
 def _dial(
@@ -196,7 +284,8 @@ def _dial(
     "Find a control of numbers."
     for name, read in names.items():
         texts = {number: text for text in _choices(camera, name) if (number := read(text))}
-        if texts and not camera.get_single_config(name).get_readonly(): return Dial(name, read, texts)
+        if texts and not camera.get_single_config(name).get_readonly():
+            return Dial(name, read, texts)
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #31-32-gphoto2
 def _trigger(
@@ -206,9 +295,11 @@ def _trigger(
     "Release the shutter, again and again while the camera is busy."
     gp = _library()
     while True:
-        try: return camera.trigger_capture()
+        try:
+            return camera.trigger_capture()
         except gp.GPhoto2Error as error:
-            if error.code != gp.GP_ERROR_CAMERA_BUSY or time.monotonic() > deadline: raise
+            if error.code != gp.GP_ERROR_CAMERA_BUSY or time.monotonic() > deadline:
+                raise
         time.sleep(0.02)
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #32-32-gphoto2
@@ -219,9 +310,11 @@ def _events(
     "What the camera reports until the deadline."
     gp = _library()
     while (left := deadline - time.monotonic()) > 0:
-        kind, data = camera.wait_for_event(min(100, 1 + int(1000*left)))
-        if kind != gp.GP_EVENT_TIMEOUT: yield kind, data
-        else: time.sleep(0.001)
+        kind, data = camera.wait_for_event(min(100, 1 + int(1000 * left)))
+        if kind != gp.GP_EVENT_TIMEOUT:
+            yield kind, data
+        else:
+            time.sleep(0.001)
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #34-32-gphoto2
 def _download(
@@ -232,7 +325,8 @@ def _download(
     gp = _library()
     file = camera.file_get(place.folder, place.name, gp.GP_FILE_TYPE_NORMAL)
     data = bytes(file.get_data_and_size())
-    with contextlib.suppress(gp.GPhoto2Error): camera.file_delete(place.folder, place.name)  # from its memory it is gone already
+    with contextlib.suppress(gp.GPhoto2Error):
+        camera.file_delete(place.folder, place.name)  # from its memory it is gone already
     return data
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #35-32-gphoto2
@@ -240,30 +334,44 @@ def _new_raw(
     camera,  # a gphoto2.Camera
     deadline: float,  # of time.monotonic, s
 ) -> tuple[bytes, str]:  # contents and suffix of the RAW file
-    "Wait for the picture that was triggered. `CaptureTimeout` when it does not come, `NoRaw` when it is no RAW."
+    """Wait for the picture that was triggered. `CaptureTimeout` when it does not come, `NoRaw` when it is no
+    RAW.
+    """
     gp, other = _library(), ""
     for kind, data in _events(camera, deadline):
         if kind == gp.GP_EVENT_FILE_ADDED:
             contents = _download(camera, data)
-            if contents[:2] != b"\xff\xd8" and contents[4:10] != b"ftyphe": return contents, Path(data.name).suffix.lower()  # neither JPEG nor HEIF
+            if contents[:2] != b"\xff\xd8" and contents[4:10] != b"ftyphe":
+                return contents, Path(data.name).suffix.lower()  # neither JPEG nor HEIF
             other = data.name
-        if kind == gp.GP_EVENT_CAPTURE_COMPLETE and other: break
-    if other: raise NoRaw(f"the camera wrote {other} and no RAW file: choose RAW in its menu")
-    raise CaptureTimeout("the picture did not come in time: the camera may have lost it, or the timeout is too short")
+        if kind == gp.GP_EVENT_CAPTURE_COMPLETE and other:
+            break
+    if other:
+        raise NoRaw(f"the camera wrote {other} and no RAW file: choose RAW in its menu")
+    raise CaptureTimeout(
+        "the picture did not come in time: the camera may have lost it, or the timeout is too short"
+    )
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #37-32-gphoto2
 class GPhoto2Camera:
-    "A PTP camera (USB or network) through libgphoto2. `ImportError` without the extra; errors of `debir_nb.cameras.protocol` otherwise."
-    def __init__(self,
+    """A PTP camera (USB or network) through libgphoto2. `ImportError` without the extra; errors of
+    `debir_nb.cameras.protocol` otherwise.
+    """
+
+    def __init__(
+        self,
         address: str,  # gphoto2:usb:001,004 or gphoto2:ptpip:HOST:PORT:PORT
     ):
         self._port, self._camera = address.removeprefix("gphoto2:"), None
 
     def __enter__(self) -> "GPhoto2Camera":  # the camera, under manual exposure
-        "Open it, and see what it can do. `ExposureRefused` when its automatic exposure cannot be switched off."
+        """Open it, and see what it can do. `ExposureRefused` when its automatic exposure cannot be switched
+        off.
+        """
         self._camera = _connect(self._port)
         try:
-            with _explained(self._camera, "opening"): self._prepare()
+            with _explained(self._camera, "opening"):
+                self._prepare()
         except BaseException:
             self.__exit__()
             raise
@@ -273,39 +381,59 @@ class GPhoto2Camera:
         "Take over; find the dials."
         _take_over(self._camera)
         self._speed, self._iso = _dial(self._camera, SPEEDS), _dial(self._camera, {"iso": sensitivity})
-        if self._speed is None: raise ExposureRefused("the camera has no exposure times to choose from: turn its dial to M, and away from Bulb")
+        if self._speed is None:
+            raise ExposureRefused(
+                "the camera has no exposure times to choose from: turn its dial to M, and away from Bulb"
+            )
         model, gains = _widget(self._camera, "cameramodel"), self._iso.texts if self._iso else [1]
         self.capabilities = Capabilities(
-            model.get_value() if model is not None else self._camera.get_abilities().model, Steps(tuple(map(float, self._speed.texts))), Steps(tuple(map(float, gains))),
-            pattern=None, bits=16, known_by="EXIF", live=False)
+            model.get_value() if model is not None else self._camera.get_abilities().model,
+            Steps(tuple(map(float, self._speed.texts))),
+            Steps(tuple(map(float, gains))),
+            pattern=None,
+            bits=16,
+            known_by="EXIF",
+            live=False,
+        )
 
-    def __exit__(self,
+    def __exit__(
+        self,
         *error,  # of the block, if it failed
     ) -> None:
         "Release the camera, even one that is gone."
         camera, self._camera = self._camera, None
-        if camera is not None: _release(camera)
+        if camera is not None:
+            _release(camera)
 
-    def _turn(self,
+    def _turn(
+        self,
         shot: Shot,  # wanted
-    ) -> tuple[Fraction | None, float | None]:  # exposure, s, and ISO that the dials show; None where they show no number
+        # exposure, s, and ISO that the dials show; None where they show no number
+    ) -> tuple[Fraction | None, float | None]:
         "Set the dials and read them back. `ExposureRefused` when the camera does not let us."
         gp = _library()
         try:
             gain = self._iso.set(self._camera, shot.gain) if self._iso else None
-            return self._speed.set(self._camera, shot.exposure), gain and float(100*gain)
+            return self._speed.set(self._camera, shot.exposure), gain and float(100 * gain)
         except gp.GPhoto2Error as error:
-            if error.code == gp.GP_ERROR_BAD_PARAMETERS: raise ExposureRefused(f"the camera does not take {shot} ({error}): is its dial still at M?") from error
+            if error.code == gp.GP_ERROR_BAD_PARAMETERS:
+                raise ExposureRefused(
+                    f"the camera does not take {shot} ({error}): is its dial still at M?"
+                ) from error
             raise
 
-    def _learn(self,
+    def _learn(
+        self,
         photo,  # a RawPhoto
     ) -> None:
         "What only a frame tells: the mosaic, its depth, and the ISO of a camera that has no control of it."
-        gains = self.capabilities.gains if self._iso else Steps((photo.iso/100,))
-        self.capabilities = dataclasses.replace(self.capabilities, pattern=photo.pattern, bits=photo.white.bit_length(), gains=gains)
+        gains = self.capabilities.gains if self._iso else Steps((photo.iso / 100,))
+        self.capabilities = dataclasses.replace(
+            self.capabilities, pattern=photo.pattern, bits=photo.white.bit_length(), gains=gains
+        )
 
-    def _take(self,
+    def _take(
+        self,
         shot: Shot,  # wanted
         timeout: float,  # s beyond the exposure
     ) -> RawFrame:  # with what was achieved
@@ -316,30 +444,40 @@ class GPhoto2Camera:
             _trigger(self._camera, deadline)
             start = time.monotonic()
             data, suffix = _new_raw(self._camera, deadline)
-        try: photo = read_raw(data)
-        except ValueError as error: raise NoRaw(f"the camera's file is of no use: {error}") from error
+        try:
+            photo = read_raw(data)
+        except ValueError as error:
+            raise NoRaw(f"the camera's file is of no use: {error}") from error
         known_by = "EXIF" if photo.exposure and photo.iso else "read back"
         photo = dataclasses.replace(photo, exposure=photo.exposure or exposure, iso=photo.iso or iso)
-        if not (photo.exposure and photo.iso): raise CameraError("neither the file nor the camera's controls tell its exposure time and ISO: this camera cannot be used")
+        if not (photo.exposure and photo.iso):
+            raise CameraError(
+                "neither the file nor the camera's controls tell its exposure time and ISO: this camera"
+                " cannot be used"
+            )
         self._learn(photo)
         return RawFrame(photo, known_by, start, data, suffix)
 
-    def preview(self,
+    def preview(
+        self,
         shot: Shot,  # exposure and gain, of the camera's own steps
         timeout: float = 10.0,  # s that the frame may take beyond its exposure
     ) -> RawFrame:  # one frame, at those settings or what became of them
         "A burst of one."
         return next(self.burst([shot], timeout))
 
-    def burst(self,
+    def burst(
+        self,
         shots: Sequence[Shot],  # in the order of capture, of the camera's own steps
         timeout: float = 10.0,  # s that each frame may take beyond its exposure
     ) -> Iterator[RawFrame]:  # one frame for each shot, in order
         "One capture after the other. `NoRaw` when a file is damaged or no RAW."
         gp = _library()
         with _explained(self._camera, "before the burst"):
-            while self._camera.wait_for_event(1)[0] != gp.GP_EVENT_TIMEOUT: pass  # what an earlier capture left behind
-        for shot in shots: yield self._take(shot, timeout)
+            while self._camera.wait_for_event(1)[0] != gp.GP_EVENT_TIMEOUT:
+                pass  # what an earlier capture left behind
+        for shot in shots:
+            yield self._take(shot, timeout)
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #38-32-gphoto2
 def open_camera(

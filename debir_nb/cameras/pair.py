@@ -6,7 +6,8 @@
 __all__ = ['SCORES', 'capture_pair', 'skew', 'score', 'restore_pair', 'compare_pairs']
 
 # %% ../../nbs/cameras/70_pair.ipynb #02-36-two-cameras
-import os, threading
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,57 +17,80 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..restorers.burstormer import Burstormer
-from .protocol import Camera
 from .capture import Capture, capture
-from ..core import check, optional
-from ..scoring.metrics import PairedDifference, paired_difference
-from ..policies.protocol import Policy
-from ..light.raw import develop
 from .files import restore_folder
+from .protocol import Camera
+from ..core import optional
+from ..light.raw import develop
+from ..policies.protocol import Policy
+from ..restorers.burstormer import Burstormer
+from ..scoring.metrics import PairedDifference, paired_difference
 
 # %% ../../nbs/cameras/70_pair.ipynb #05-36-two-cameras
 def capture_pair(
     cameras: Mapping[str, Camera],  # name -> camera, not yet entered
     policies: Mapping[str, Policy],  # the same names -> what chooses its exposures
     folder: str | os.PathLike,  # receives one folder for each name
-    together: Callable | None = None,  # called once when all are ready, just before the bursts; simulated cameras, which have clocks of their own, are set to one time here
+    # called once when all are ready, just before the bursts; simulated cameras, which have clocks of their
+    # own, are set to one time here
+    together: Callable | None = None,
     patience: float = 60.0,  # s that one camera waits for the others
     **settings,  # of `capture`
 ) -> dict[str, Capture]:  # name -> what its camera took
-    "Bursts of several cameras at one moment (paper, Sec. 6.2). `ValueError` when names differ; the first camera's `CameraError` when one fails."
-    check(cameras.keys() == policies.keys() and len(cameras) > 1, f"cameras are {list(cameras)} and policies {list(policies)}: name each camera's policy, for at least two")
+    """Bursts of several cameras at one moment (paper, Sec. 6.2). `ValueError` when names differ; the first
+    camera's `CameraError` when one fails.
+    """
+    if not (cameras.keys() == policies.keys() and len(cameras) > 1):
+        raise ValueError(
+            f"cameras are {list(cameras)} and policies {list(policies)}: name each camera's policy, for at"
+            " least two"
+        )
     barrier = threading.Barrier(len(cameras), together, patience)
+
     def take(name):
-        try: return capture(cameras[name], policies[name], Path(folder)/name, ready=barrier.wait, **settings)
-        except BaseException: barrier.abort(); raise
-    with ThreadPoolExecutor(len(cameras)) as pool: jobs = {name: pool.submit(take, name) for name in cameras}
+        try:
+            return capture(cameras[name], policies[name], Path(folder) / name, ready=barrier.wait, **settings)
+        except BaseException:
+            barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(len(cameras)) as pool:
+        jobs = {name: pool.submit(take, name) for name in cameras}
     errors = [job.exception() for job in jobs.values() if job.exception()]
-    for error in sorted(errors, key=lambda e: isinstance(e, threading.BrokenBarrierError)): raise error
+    for error in sorted(errors, key=lambda e: isinstance(e, threading.BrokenBarrierError)):
+        raise error
     return {name: job.result() for name, job in jobs.items()}
 
 # %% ../../nbs/cameras/70_pair.ipynb #06-36-two-cameras
 def skew(
     taken: Mapping[str, Capture],  # from `capture_pair`
 ) -> float:  # s
-    "How far apart the bursts were begun, by the computer's clock; what the cameras add on their own is not in it."
+    """How far apart the bursts were begun, by the computer's clock; what the cameras add on their own is not
+    in it.
+    """
     moments = [each.moment for each in taken.values()]
     return max(moments) - min(moments)
 
 # %% ../../nbs/cameras/70_pair.ipynb #12-36-two-cameras
-SCORES = {"NIQE": ("niqe", -1), "BRISQUE": ("brisque", -1), "TOPIQ": ("topiq_nr", 1)}  # name -> pyiqa's name, and 1 where more is better (paper, Table 2)
+# name -> pyiqa's name, and 1 where more is better (paper, Table 2)
+SCORES = {"NIQE": ("niqe", -1), "BRISQUE": ("brisque", -1), "TOPIQ": ("topiq_nr", 1)}
 
 # %% ../../nbs/cameras/70_pair.ipynb #13-36-two-cameras
 def score(
     pictures: Float[Tensor, "b 3 h w"],  # display values in [0, 1]
     name: str,  # of SCORES
 ) -> list[float] | str:  # one value per picture; or 'not available', and why
-    "A score that needs no reference (NIQE: Mittal et al. 2013; BRISQUE: Mittal et al. 2012; TOPIQ: Chen et al. 2024; all by pyiqa)."
+    """A score that needs no reference (NIQE: Mittal et al. 2013; BRISQUE: Mittal et al. 2012; TOPIQ: Chen et
+    al. 2024; all by pyiqa).
+    """
     try:
         metric = optional("pyiqa", "iqa").create_metric(SCORES[name][0], device=torch.device("cpu"))
         return [float(metric(picture[None])) for picture in pictures]
-    except (ImportError, OSError, RuntimeError) as e:  # not installed; parameters that cannot be downloaded; or read
-        return f"not available: {e}" + (" (with torchvision in torch's own build)" if isinstance(e, ImportError) else "")
+    # not installed; parameters that cannot be downloaded; or read
+    except (ImportError, OSError, RuntimeError) as e:
+        return f"not available: {e}" + (
+            " (with torchvision in torch's own build)" if isinstance(e, ImportError) else ""
+        )
 
 # %% ../../nbs/cameras/70_pair.ipynb #15-36-two-cameras
 def restore_pair(
@@ -75,20 +99,35 @@ def restore_pair(
     **settings,  # of `restore_folder`
 ) -> dict[str, Float[Tensor, "1 3 h w"]]:  # name -> display values in [0, 1]
     "Restore and develop the bursts of a pair."
-    restored = {name: restore_folder(Path(folder)/name, restorer, **settings) for name, restorer in restorers.items()}
+    restored = {
+        name: restore_folder(Path(folder) / name, restorer, **settings)
+        for name, restorer in restorers.items()
+    }
     return {name: develop(packed, reference.colour()) for name, (packed, reference) in restored.items()}
 
 # %% ../../nbs/cameras/70_pair.ipynb #16-36-two-cameras
 def compare_pairs(
-    pictures: Mapping[str, Sequence[Float[Tensor, "1 3 h w"]]],  # name -> one picture per scene; two names, scenes in the same order
-    scenes: Sequence[str],  # which scenes are independent: one name for each scene, repeated for the same place
-    how: Mapping[str, Callable] | None = None,  # name -> function of (b 3 h w) that gives a list or says why not; None: SCORES
-) -> dict[str, PairedDifference | str]:  # score -> difference of the first name and the second; or why it is not available
-    "Paired differences of no-reference scores (paper, Table 2). `ValueError` unless there are two names with one picture for each scene."
-    check(len(pictures) == 2 and all(len(each) == len(scenes) > 0 for each in pictures.values()), f"pictures are {({k: len(v) for k, v in pictures.items()})} for {len(scenes)} scenes: give two names, and one picture of each for every scene")
+    # name -> one picture per scene; two names, scenes in the same order
+    pictures: Mapping[str, Sequence[Float[Tensor, "1 3 h w"]]],
+    # which scenes are independent: one name for each scene, repeated for the same place
+    scenes: Sequence[str],
+    # name -> function of (b 3 h w) that gives a list or says why not; None: SCORES
+    how: Mapping[str, Callable] | None = None,
+    # score -> difference of the first name and the second; or why it is not available
+) -> dict[str, PairedDifference | str]:
+    """Paired differences of no-reference scores (paper, Table 2). `ValueError` unless there are two names
+    with one picture for each scene.
+    """
+    if not (len(pictures) == 2 and all(len(each) == len(scenes) > 0 for each in pictures.values())):
+        raise ValueError(
+            f"pictures are { ({k: len(v) for k, v in pictures.items()}) } for {len(scenes)} scenes: give two"
+            " names, and one picture of each for every scene"
+        )
     found = {}
     for name, measure in (how or {name: partial(score, name=name) for name in SCORES}).items():
         ours, theirs = ([measure(picture) for picture in each] for each in pictures.values())
         missing = next((s for s in (*ours, *theirs) if isinstance(s, str)), None)
-        found[name] = missing or paired_difference([s[0] for s in ours], [s[0] for s in theirs], list(scenes), unit="")
+        found[name] = missing or paired_difference(
+            [s[0] for s in ours], [s[0] for s in theirs], list(scenes), unit=""
+        )
     return found

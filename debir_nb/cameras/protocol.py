@@ -13,24 +13,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from ..core import PREVIEW_TIME, check
+from ..core import PREVIEW_TIME
 from ..light.dng import RawPhoto, normalise
 
 # %% ../../nbs/cameras/10_protocol.ipynb #05-30-camera
 @dataclass(frozen=True)
 class Shot:
     "Exposure time and gain of one frame; `ValueError` unless both are positive and finite."
+
     exposure: float  # t, s
     gain: float = 1.0  # g, 1 (ISO / 100)
 
     def __post_init__(self):
         "Answer impossible values early."
-        for name in ("exposure", "gain"): check(0 < getattr(self, name) < math.inf, f"{name} of a shot is {getattr(self, name)}: it must be above 0 and finite")
+        for name in ("exposure", "gain"):
+            if not (0 < getattr(self, name) < math.inf):
+                raise ValueError(f"{name} of a shot is {getattr(self, name)}: it must be above 0 and finite")
 
     @property
     def value(self) -> float:  # e, s
         "Exposure value e = t g: frames of equal e are equally bright (paper, Eq. 1)."
-        return self.exposure*self.gain
+        return self.exposure * self.gain
 
 # %% ../../nbs/cameras/10_protocol.ipynb #07-30-camera
 KNOWN_BY = ("EXIF", "read back", "simulated")  # how an achieved exposure is known
@@ -38,7 +41,10 @@ KNOWN_BY = ("EXIF", "read back", "simulated")  # how an achieved exposure is kno
 # %% ../../nbs/cameras/10_protocol.ipynb #08-30-camera
 @dataclass(frozen=True)
 class RawFrame:
-    "One frame of a camera. `ValueError` when it does not say what exposure was achieved, and how that is known."
+    """One frame of a camera. `ValueError` when it does not say what exposure was achieved, and how that is
+    known.
+    """
+
     photo: RawPhoto  # sensor counts, levels, colour; its exposure and iso are those achieved
     known_by: str  # how they are known: one of KNOWN_BY
     start: float  # when the exposure began, s on the camera's clock; as well as the camera knows it
@@ -47,55 +53,78 @@ class RawFrame:
 
     def __post_init__(self):
         "A frame of unknown exposure is of no use."
-        check(self.known_by in KNOWN_BY, f"known_by is {self.known_by!r}: choose one of {', '.join(KNOWN_BY)}")
-        for name in ("exposure", "iso"): check(getattr(self.photo, name) is not None, f"the frame's {name} is not known: take it from EXIF or read it back from the camera")
+        if self.known_by not in KNOWN_BY:
+            raise ValueError(f"known_by is {self.known_by!r}: choose one of {', '.join(KNOWN_BY)}")
+        for name in ("exposure", "iso"):
+            if getattr(self.photo, name) is None:
+                raise ValueError(
+                    f"the frame's {name} is not known: take it from EXIF or read it back from the camera"
+                )
 
     @property
     def achieved(self) -> Shot:  # t and g
         "The exposure time and gain of this frame."
-        return Shot(float(self.photo.exposure), self.photo.iso/100)
+        return Shot(float(self.photo.exposure), self.photo.iso / 100)
 
 # %% ../../nbs/cameras/10_protocol.ipynb #10-30-camera
 @dataclass(frozen=True)
 class Steps:
-    "A control with marked positions; a single one cannot be moved. `ValueError` when there is none, or one is not positive."
+    """A control with marked positions; a single one cannot be moved. `ValueError` when there is none, or one
+    is not positive.
+    """
+
     values: tuple[float, ...]  # s or 1
 
     def __post_init__(self):
         "Answer impossible values early."
-        check(len(self.values) > 0 and 0 < min(self.values) and max(self.values) < math.inf, f"values are {self.values}: give at least one, all above 0 and finite")
+        if not (len(self.values) > 0 and 0 < min(self.values) and max(self.values) < math.inf):
+            raise ValueError(f"values are {self.values}: give at least one, all above 0 and finite")
 
-    def near(self,
+    def near(
+        self,
         wanted: float,  # s or 1
     ) -> tuple[float, ...]:  # at most two, the nearest first
         "The positions next to a wanted value."
-        return tuple(sorted(self.values, key=lambda v: abs(math.log2(v/wanted)))[:2])
+        return tuple(sorted(self.values, key=lambda v: abs(math.log2(v / wanted)))[:2])
 
 # %% ../../nbs/cameras/10_protocol.ipynb #11-30-camera
 @dataclass(frozen=True)
 class Range:
-    "A control that takes every value, or every multiple of a step above the lowest. `ValueError` when it is empty or reaches 0."
+    """A control that takes every value, or every multiple of a step above the lowest. `ValueError` when it is
+    empty or reaches 0.
+    """
+
     low: float  # lowest value, s or 1
     high: float  # highest value
     step: float = 0.0  # raster; 0: continuous
 
     def __post_init__(self):
         "Answer impossible values early."
-        check(0 < self.low <= self.high < math.inf and self.step >= 0, f"low is {self.low}, high {self.high} and step {self.step}: need 0 < low <= high and step >= 0")
+        if not (0 < self.low <= self.high < math.inf and self.step >= 0):
+            raise ValueError(
+                f"low is {self.low}, high {self.high} and step {self.step}: need 0 < low <= high and step"
+                " >= 0"
+            )
 
-    def near(self,
+    def near(
+        self,
         wanted: float,  # s or 1
     ) -> tuple[float, ...]:  # at most two, the nearest first
         "The values next to a wanted one."
-        if not self.step: return min(max(wanted, self.low), self.high),
-        last, below = math.floor((self.high - self.low)/self.step + 1e-6), math.floor((wanted - self.low)/self.step)
+        if not self.step:
+            return (min(max(wanted, self.low), self.high),)
+        last, below = (
+            math.floor((self.high - self.low) / self.step + 1e-6),
+            math.floor((wanted - self.low) / self.step),
+        )
         ends = {min(max(k, 0), last) for k in (below, below + 1)}
-        return Steps(tuple(self.low + k*self.step for k in ends)).near(wanted)
+        return Steps(tuple(self.low + k * self.step for k in ends)).near(wanted)
 
 # %% ../../nbs/cameras/10_protocol.ipynb #13-30-camera
 @dataclass(frozen=True)
 class Capabilities:
     "What one camera can do; known once it is opened."
+
     name: str  # as a person would call it
     exposures: Steps | Range  # s
     gains: Steps | Range  # 1 (ISO / 100); a single step where the camera has no control of it
@@ -108,53 +137,68 @@ class Capabilities:
 @runtime_checkable
 class Camera(Protocol):
     "What every camera answers. All methods may raise a `CameraError`, within their timeout."
+
     capabilities: Capabilities  # known after entering
 
     def __enter__(self) -> "Camera":  # the camera, opened, under manual exposure
         "Open the camera."
         ...
 
-    def __exit__(self,
+    def __exit__(
+        self,
         *error,  # of the block, if it failed
     ) -> None:
         "Release the camera; never raises because the camera is gone."
         ...
 
-    def preview(self,
+    def preview(
+        self,
         shot: Shot,  # exposure and gain, of the camera's own steps
         timeout: float = 10.0,  # s that the frame may take beyond its exposure
     ) -> RawFrame:  # one frame, at those settings or what became of them
         "One RAW frame for metering and motion, as soon as possible."
         ...
 
-    def burst(self,
+    def burst(
+        self,
         shots: Sequence[Shot],  # in the order of capture, of the camera's own steps
         timeout: float = 10.0,  # s that each frame may take beyond its exposure
     ) -> Iterator[RawFrame]:  # one frame for each shot, in order
-        "Capture frames in quick succession. Nothing is captured before the first `next`; closing the iterator early ends the burst and leaves the camera usable."
+        """Capture frames in quick succession. Nothing is captured before the first `next`; closing the
+        iterator early ends the burst and leaves the camera usable.
+        """
         ...
 
 # %% ../../nbs/cameras/10_protocol.ipynb #17-30-camera
 class CameraError(Exception):
     "Something between us and the camera went wrong; the message says what to do."
 
+
 class NoCamera(CameraError):
     "There is no such camera, or several and none was named."
+
 
 class CameraBusy(CameraError):
     "Another program holds the camera, or it is still occupied."
 
+
 class CameraLost(CameraError):
     "The camera was there and does not answer any more: unplugged, or out of power."
+
 
 class CaptureTimeout(CameraError):
     "A frame did not come in time."
 
+
 class CameraStorageFull(CameraError):
     "The camera has no room for another frame."
 
+
 class ExposureRefused(CameraError):
-    "The camera cannot take an exposure or gain that was asked for, or took another one; or its automatic exposure cannot be switched off."
+    """The camera cannot take an exposure or gain that was asked for, or took another one; or its automatic
+    exposure cannot be switched off.
+    """
+
 
 class NoRaw(CameraError):
     "The camera delivers no Bayer RAW of known depth."
@@ -167,8 +211,12 @@ def choose(
     "Name one camera. `NoCamera` when there is none such, or several."
     there = "; ".join(f"{address} ({what})" for address, what in found.items()) or "none"
     fit = [address for address in found if wanted in (None, address, address.split(":")[0])]
-    if not fit: raise NoCamera(f"there is no camera{f' {wanted}' if wanted else ''}: plug it in and switch it on. Found: {there}")
-    if len(fit) > 1: raise NoCamera(f"there are {len(fit)} cameras: name one of {there}")
+    if not fit:
+        raise NoCamera(
+            f"there is no camera{f' {wanted}' if wanted else ''}: plug it in and switch it on. Found: {there}"
+        )
+    if len(fit) > 1:
+        raise NoCamera(f"there are {len(fit)} cameras: name one of {there}")
     return fit[0]
 
 # %% ../../nbs/cameras/10_protocol.ipynb #22-30-camera
@@ -177,10 +225,10 @@ def residual(
     value: float,  # e, s: the exposure value wanted
 ) -> float:  # EV; positive: brighter than wanted
     "How far a shot's brightness is from the wanted one; 2**-residual corrects it."
-    return math.log2(shot.value/value)
+    return math.log2(shot.value / value)
 
 # %% ../../nbs/cameras/10_protocol.ipynb #24-30-camera
-TOLERANCE = 1/6  # EV: half a third stop
+TOLERANCE = 1 / 6  # EV: half a third stop
 
 # %% ../../nbs/cameras/10_protocol.ipynb #25-30-camera
 def to_shots(
@@ -189,15 +237,27 @@ def to_shots(
     capabilities: Capabilities,  # of the camera
     tolerance: float | None = TOLERANCE,  # largest residual, EV; None: take the best there is
 ) -> list[Shot]:  # on the camera's own steps
-    "Exposure times as shots of this camera, t g held. `ExposureRefused` when a residual is over the tolerance (paper, Sec. 4 and Eq. 1)."
+    """Exposure times as shots of this camera, t g held. `ExposureRefused` when a residual is over the
+    tolerance (paper, Sec. 4 and Eq. 1).
+    """
     chosen = []
     for i, wanted in enumerate(exposures):
-        options = [Shot(t, capabilities.gains.near(value/t)[0]) for t in capabilities.exposures.near(wanted)]
+        options = [
+            Shot(t, capabilities.gains.near(value / t)[0]) for t in capabilities.exposures.near(wanted)
+        ]
         off = [abs(residual(shot, value)) for shot in options]
-        best = options[0] if off[0] <= (TOLERANCE if tolerance is None else tolerance) + 1e-9 else options[off.index(min(off))]
-        if tolerance is not None and min(off) > tolerance + 1e-9: raise ExposureRefused(
-            f"frame {i + 1} should be exposed {wanted*1e3:.2f} ms at gain {value/wanted:.1f}; {capabilities.name} comes to {best.exposure*1e3:.2f} ms at gain {best.gain:.1f}, "
-            f"{residual(best, value):+.2f} EV off and over {tolerance:.2f}: change light or aperture, or allow it with tolerance=None")
+        best = (
+            options[0]
+            if off[0] <= (TOLERANCE if tolerance is None else tolerance) + 1e-9
+            else options[off.index(min(off))]
+        )
+        if tolerance is not None and min(off) > tolerance + 1e-9:
+            raise ExposureRefused(
+                f"frame {i + 1} should be exposed {wanted * 1e3:.2f} ms at gain {value / wanted:.1f};"
+                f" {capabilities.name} comes to {best.exposure * 1e3:.2f} ms at gain {best.gain:.1f},"
+                f" {residual(best, value):+.2f} EV off and over {tolerance:.2f}: change light or aperture, or"
+                " allow it with tolerance=None"
+            )
         chosen.append(best)
     return chosen
 
@@ -207,7 +267,7 @@ def departure(
     achieved: Shot,  # of the frame
 ) -> float:  # EV, not negative
     "How far a frame is from what was asked: in its exposure time or in its brightness, whichever is worse."
-    return max(abs(math.log2(achieved.exposure/asked.exposure)), abs(residual(achieved, asked.value)))
+    return max(abs(math.log2(achieved.exposure / asked.exposure)), abs(residual(achieved, asked.value)))
 
 # %% ../../nbs/cameras/10_protocol.ipynb #34-30-camera
 def preview_shot(
@@ -216,8 +276,12 @@ def preview_shot(
 ) -> Shot:  # on the camera's own steps
     "The preview of an exposure value: t_p = 1/120 s, or the nearest that is not too bright (paper, Sec. 4)."
     t = capabilities.exposures.near(PREVIEW_TIME)[0]
-    g = capabilities.gains.near(value/t)[0]
-    return Shot(t, g) if residual(Shot(t, g), value) <= 0.5 else Shot(capabilities.exposures.near(value/g)[0], g)
+    g = capabilities.gains.near(value / t)[0]
+    return (
+        Shot(t, g)
+        if residual(Shot(t, g), value) <= 0.5
+        else Shot(capabilities.exposures.near(value / g)[0], g)
+    )
 
 # %% ../../nbs/cameras/10_protocol.ipynb #36-30-camera
 TARGET = 0.1  # mean of a packed RAW preview, full range = 1
@@ -225,7 +289,7 @@ TARGET = 0.1  # mean of a packed RAW preview, full range = 1
 # %% ../../nbs/cameras/10_protocol.ipynb #37-30-camera
 def auto_exposure(
     camera: Camera,  # opened
-    start: float = PREVIEW_TIME*100,  # e to begin with, s
+    start: float = PREVIEW_TIME * 100,  # e to begin with, s
     tries: int = 8,  # previews at most
     timeout: float = 10.0,  # s for each preview
 ) -> Shot:  # of the preview; its value is the e of the burst
@@ -233,9 +297,11 @@ def auto_exposure(
     value, shot = start, None
     for _ in range(tries):
         last, shot = shot, preview_shot(value, camera.capabilities)
-        if shot == last: break
+        if shot == last:
+            break
         frame = camera.preview(shot, timeout)
-        off = TARGET/max(normalise(frame.photo).mean().item(), 1e-6)
-        if abs(math.log2(off)) <= 0.25: break
-        value = frame.achieved.value*min(max(off, 1/16), 16)
+        off = TARGET / max(normalise(frame.photo).mean().item(), 1e-6)
+        if abs(math.log2(off)) <= 0.25:
+            break
+        value = frame.achieved.value * min(max(off, 1 / 16), 16)
     return shot

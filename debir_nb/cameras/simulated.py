@@ -18,20 +18,40 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from .protocol import CameraBusy, CameraError, Capabilities, NoCamera, Range, RawFrame, Shot, Steps
-from ..core import FRAME_GAP, FRAME_TIME, PREVIEW_GAP, PREVIEW_TIME, T_MIN, check, generator
+from debir_nb.cameras.protocol import (
+    CameraBusy,
+    CameraError,
+    Capabilities,
+    NoCamera,
+    Range,
+    RawFrame,
+    Shot,
+    Steps,
+)
+from ..core import FRAME_GAP, FRAME_TIME, PREVIEW_GAP, PREVIEW_TIME, T_MIN, generator
 from ..light.degradation import add_noise, cfa_sites, iso_noise
 from ..light.dng import RawPhoto
 from ..light.footage import Clip, open_clip
 from ..light.interpolation import FootageRadiance, Interpolator
 from ..light.radiance import MovingPhotograph, Radiance, hand_held
-from ..light.raw import CameraColour, dequantise, random_colour, sample_cfa, srgb_to_linear, to_camera, unpack
+from debir_nb.light.raw import (
+    CameraColour,
+    dequantise,
+    random_colour,
+    sample_cfa,
+    srgb_to_linear,
+    to_camera,
+    unpack,
+)
 from ..light.simulator import Light, LightInMemory, Simulator, collect, mean_radiance
 
 # %% ../../nbs/cameras/20_simulated.ipynb #05-31-simulated-camera
 @dataclass(frozen=True)
 class Swinging(Light):
-    "A `Light` that runs forth and back, four times through the scene; after twice its length everything repeats."
+    """A `Light` that runs forth and back, four times through the scene; after twice its length everything
+    repeats.
+    """
+
     light: Light  # one scene
 
     @property
@@ -42,20 +62,26 @@ class Swinging(Light):
     @property
     def n_ticks(self) -> int:  # radiance frames
         "Length of the sequence."
-        return 4*self.light.n_ticks
+        return 4 * self.light.n_ticks
 
-    def sums(self,
+    def sums(
+        self,
         k: Int[Tensor, "b n"],  # whole ticks, from 0 to n_ticks
     ) -> Float[Tensor, "b n c h w"]:  # C(k), in radiance times ticks
         "The running sum of radiance at whole ticks."
         length = self.light.n_ticks
-        turns, rest = k//length, k % length
+        turns, rest = k // length, k % length
         back = (turns % 2 == 1)[..., None, None, None]
-        found = self.light.sums(torch.cat([torch.where(turns % 2 == 1, length - rest, rest), torch.full_like(k[:, :1], length)], 1))
+        found = self.light.sums(
+            torch.cat(
+                [torch.where(turns % 2 == 1, length - rest, rest), torch.full_like(k[:, :1], length)], 1
+            )
+        )
         part, whole = found[:, :-1], found[:, -1:]
-        return turns[..., None, None, None]*whole + torch.where(back, whole - part, part)
+        return turns[..., None, None, None] * whole + torch.where(back, whole - part, part)
 
-    def to(self,
+    def to(
+        self,
         device: torch.device | str,  # where to
     ) -> "Swinging":  # the same light there
         "The same light on another device."
@@ -67,7 +93,9 @@ def scene_light(
     colour: CameraColour,  # of one camera (b = 1)
     n_ticks: int,  # radiance frames to read
 ) -> LightInMemory:  # packed linear RAW, ready to be exposed
-    "The light of a radiance sequence on a Bayer sensor; `ValueError` when the sequence is shorter (paper, Sec. 5.1)."
+    """The light of a radiance sequence on a Bayer sensor; `ValueError` when the sequence is shorter (paper,
+    Sec. 5.1).
+    """
     linear = radiance.frames(0, n_ticks)
     packed = torch.cat([sample_cfa(to_camera(some[None], colour)) for some in linear.split(32)], 1)
     return collect(packed, max(FRAME_TIME, min(radiance.frame_exposure, T_MIN)))
@@ -83,8 +111,10 @@ def in_the_hand(
     seed: int,  # of the hand's path
 ) -> MovingPhotograph:  # known at every instant
     "A photograph, looked at through its middle by a shaking hand, as long as a scene lasts."
-    middle = (np.array(photo.shape[1::-1]) - 1)/2
-    return hand_held(photo, generator(seed), size, tuple(middle.tolist()), speed, (SCENE_TICKS + 1)*FRAME_TIME, objects=0)
+    middle = (np.array(photo.shape[1::-1]) - 1) / 2
+    return hand_held(
+        photo, generator(seed), size, tuple(middle.tolist()), speed, (SCENE_TICKS + 1) * FRAME_TIME, objects=0
+    )
 
 # %% ../../nbs/cameras/20_simulated.ipynb #11-31-simulated-camera
 def clip_radiance(
@@ -94,10 +124,23 @@ def clip_radiance(
     seed: int = 0,  # of its path
 ) -> Radiance:  # of the middle of the clip's frames
     "A clip as the scene before a camera. `ValueError` when it is smaller than the frames."
-    check(all(have >= want for have, want in zip(clip.size, size)), f"{clip.name} is {clip.size[0]} x {clip.size[1]} px: the camera's frames of {size[0]} x {size[1]} px do not fit in")
-    if clip.n_frames == 1: return in_the_hand(srgb_to_linear(dequantise(clip.frames()[0], generator(seed))).permute(1, 2, 0).contiguous().numpy(), size, speed, seed)
-    y, x = ((have - want)//2 for have, want in zip(clip.size, size))
-    enough = math.ceil(SCENE_TICKS*FRAME_TIME*clip.fps) + 1
+    if not all(have >= want for have, want in zip(clip.size, size)):
+        raise ValueError(
+            f"{clip.name} is {clip.size[0]} x {clip.size[1]} px: the camera's frames of {size[0]} x {size[1]}"
+            " px do not fit in"
+        )
+    if clip.n_frames == 1:
+        return in_the_hand(
+            srgb_to_linear(dequantise(clip.frames()[0], generator(seed)))
+            .permute(1, 2, 0)
+            .contiguous()
+            .numpy(),
+            size,
+            speed,
+            seed,
+        )
+    y, x = ((have - want) // 2 for have, want in zip(clip.size, size))
+    enough = math.ceil(SCENE_TICKS * FRAME_TIME * clip.fps) + 1
     frames = np.ascontiguousarray(clip.frames(0, min(clip.n_frames, enough)).permute(0, 2, 3, 1).numpy())
     return FootageRadiance(Interpolator(frames, clip.fps), y, x, size)
 
@@ -107,12 +150,20 @@ def counts_of(
     black: int,  # black level, counts
     white: int,  # saturation level, counts
     pattern: str,  # Bayer tile of the mosaic
-) -> np.ndarray:  # uint16 (2h, 2w), counts; two rows less where the tile does not begin with a row of red, two columns less likewise
-    "What the converter makes of a signal (clip and quant of the paper, Eq. 2, around a black level). `ValueError` for an unknown pattern."
+    # uint16 (2h, 2w), counts; two rows less where the tile does not begin with a row of red, two columns less
+    # likewise
+) -> np.ndarray:
+    """What the converter makes of a signal (clip and quant of the paper, Eq. 2, around a black level).
+    `ValueError` for an unknown pattern.
+    """
     cfa_sites(pattern)
     y, x = divmod(pattern.index("R"), 2)
     mosaic = unpack(signal).double().numpy()
-    return np.rint(black + mosaic[y:len(mosaic) - y, x:mosaic.shape[1] - x]*(white - black)).clip(0, white).astype(np.uint16)
+    return (
+        np.rint(black + mosaic[y : len(mosaic) - y, x : mosaic.shape[1] - x] * (white - black))
+        .clip(0, white)
+        .astype(np.uint16)
+    )
 
 # %% ../../nbs/cameras/20_simulated.ipynb #16-31-simulated-camera
 def third_stops(
@@ -120,15 +171,18 @@ def third_stops(
     high: float,  # about the highest
 ) -> Steps:  # low times the powers of the third root of 2
     "A dial with three steps to the stop."
-    return Steps(tuple(low*2**(k/3) for k in range(math.floor(3*math.log2(high/low) + 1e-6) + 1)))
+    return Steps(tuple(low * 2 ** (k / 3) for k in range(math.floor(3 * math.log2(high / low) + 1e-6) + 1)))
 
 # %% ../../nbs/cameras/20_simulated.ipynb #17-31-simulated-camera
-FREE = Capabilities("simulated camera", Range(T_MIN, 0.2), Range(1.0, 8192.0), "RGGB", 12, "simulated", True)  # a camera of continuous settings
+FREE = Capabilities(
+    "simulated camera", Range(T_MIN, 0.2), Range(1.0, 8192.0), "RGGB", 12, "simulated", True
+)  # a camera of continuous settings
 
 # %% ../../nbs/cameras/20_simulated.ipynb #18-31-simulated-camera
 @dataclass
 class SimulatedCamera:
     "A `Camera` that looks at a scene. `ValueError` when its settings make no sense."
+
     light: Light  # the scene (b = 1): packed linear RAW
     colour: CameraColour  # of this camera (b = 1); its rgb_gain is not used
     k: float  # s: radiance 1 fills the range when t g = k; the larger, the darker the scene
@@ -145,67 +199,93 @@ class SimulatedCamera:
 
     def __post_init__(self):
         "Answer impossible values early."
-        check(len(self.light.frame_exposure) == 1, f"light holds {len(self.light.frame_exposure)} scenes: a camera looks at one")
-        check(self.k > 0, f"k is {self.k} s: it must be above 0")
-        check(0 <= self.black < 2**self.capabilities.bits - 1, f"black is {self.black} counts of {self.capabilities.bits} bits: it must lie below white")
-        check(min(self.frame_gap, self.preview_gap, self.latency) >= 0, "frame_gap, preview_gap and latency cannot be negative")
+        if len(self.light.frame_exposure) != 1:
+            raise ValueError(f"light holds {len(self.light.frame_exposure)} scenes: a camera looks at one")
+        if not (self.k > 0):
+            raise ValueError(f"k is {self.k} s: it must be above 0")
+        if not (0 <= self.black < 2**self.capabilities.bits - 1):
+            raise ValueError(
+                f"black is {self.black} counts of {self.capabilities.bits} bits: it must lie below white"
+            )
+        if not (min(self.frame_gap, self.preview_gap, self.latency) >= 0):
+            raise ValueError("frame_gap, preview_gap and latency cannot be negative")
 
     def __enter__(self) -> "SimulatedCamera":  # the camera, opened
         "Open the camera; `CameraBusy` when it is open already."
-        if self._open: raise CameraBusy("the simulated camera is open already: leave the other with-block first")
+        if self._open:
+            raise CameraBusy("the simulated camera is open already: leave the other with-block first")
         self._open = True
         return self
 
-    def __exit__(self,
+    def __exit__(
+        self,
         *error,  # of the block, if it failed
     ) -> None:
         "Release the camera."
         self._open = False
 
-    def _take(self,
+    def _take(
+        self,
         shot: Shot,  # as asked
         gap: float,  # since the last frame, s
     ) -> RawFrame:  # with what was achieved
         "One frame, on the nearest of the camera's own steps."
-        if not self._open: raise CameraError("the simulated camera is not open: use it within a with-block")
+        if not self._open:
+            raise CameraError("the simulated camera is not open: use it within a with-block")
         can = self.capabilities
         t, g = can.exposures.near(shot.exposure)[0], can.gains.near(shot.gain)[0]
         start = self.clock + gap
-        there = start % (2*self.light.n_ticks*FRAME_TIME)  # the same view of the swinging scene
-        clean = mean_radiance(Swinging(self.light), torch.tensor([[there]]), torch.tensor([[there + t]]))[0, 0]
+        there = start % (2 * self.light.n_ticks * FRAME_TIME)  # the same view of the swinging scene
+        clean = mean_radiance(Swinging(self.light), torch.tensor([[there]]), torch.tensor([[there + t]]))[
+            0, 0
+        ]
         noise = [v.item() for v in self.noise(torch.tensor(g, dtype=torch.float64))]
-        signal = add_noise(clean*(t*g/self.k), *torch.tensor(noise), generator(self.seed, self._taken))
+        signal = add_noise(clean * (t * g / self.k), *torch.tensor(noise), generator(self.seed, self._taken))
         self.clock, self._taken, white = start + t, self._taken + 1, 2**can.bits - 1
-        photo = RawPhoto(counts_of(signal, self.black, white, can.pattern), can.pattern, np.full((2, 2), float(self.black)), white, Fraction(t).limit_denominator(10**9), 100*g, tuple(noise),
-                         np.array([self.colour.red_gain.item(), 1.0, self.colour.blue_gain.item()]), self.colour.rgb2cam[0].double().inverse().numpy())
+        photo = RawPhoto(
+            counts_of(signal, self.black, white, can.pattern),
+            can.pattern,
+            np.full((2, 2), float(self.black)),
+            white,
+            Fraction(t).limit_denominator(10**9),
+            100 * g,
+            tuple(noise),
+            np.array([self.colour.red_gain.item(), 1.0, self.colour.blue_gain.item()]),
+            self.colour.rgb2cam[0].double().inverse().numpy(),
+        )
         return RawFrame(photo, "simulated", start)
 
-    def preview(self,
+    def preview(
+        self,
         shot: Shot,  # exposure and gain
         timeout: float = 10.0,  # not needed: a simulated frame always comes
     ) -> RawFrame:  # one frame
         "See `Camera`."
         return self._take(shot, self.preview_gap)
 
-    def burst(self,
+    def burst(
+        self,
         shots: Sequence[Shot],  # in the order of capture
         timeout: float = 10.0,  # not needed
     ) -> Iterator[RawFrame]:  # one frame for each shot
         "See `Camera`."
-        for i, shot in enumerate(shots): yield self._take(shot, self.frame_gap if i else self.latency)
+        for i, shot in enumerate(shots):
+            yield self._take(shot, self.frame_gap if i else self.latency)
 
-    def truth(self,
+    def truth(
+        self,
         frame: RawFrame,  # of this camera
         value: float,  # e, s: the exposure value to show it at
     ) -> Float[Tensor, "1 4 h w"]:  # packed linear RAW, not clipped
-        "What there was to see when a frame began: the radiance at its start, without noise and blur (I_gt of the paper, Sec. 4.3)."
-        k = round(frame.start/FRAME_TIME) % (2*self.light.n_ticks)
+        """What there was to see when a frame began: the radiance at its start, without noise and blur (I_gt
+        of the paper, Sec. 4.3).
+        """
+        k = round(frame.start / FRAME_TIME) % (2 * self.light.n_ticks)
         before, after = Swinging(self.light).sums(torch.tensor([[k, k + 1]])).unbind(1)
-        return (after - before)*(value/self.k)
+        return (after - before) * (value / self.k)
 
 # %% ../../nbs/cameras/20_simulated.ipynb #26-31-simulated-camera
-def find_cameras(
-) -> dict[str, str]:  # address -> description
+def find_cameras() -> dict[str, str]:  # address -> description
     "The simulated camera is always there."
     return {"simulated": "a photograph in a shaking hand; simulated:PATH shows a clip or picture of yours"}
 
@@ -217,12 +297,25 @@ def open_camera(
     seed: int = 0,  # of hand, colours and noise
     **settings,  # of `SimulatedCamera`
 ) -> SimulatedCamera:  # not yet entered
-    "A simulated camera. `NoCamera` when its file is not there, `ValueError` when it is no footage or too small."
+    """A simulated camera. `NoCamera` when its file is not there, `ValueError` when it is no footage or too
+    small.
+    """
     path = Path(address.partition(":")[2])
-    if address.partition(":")[2] and not path.exists(): raise NoCamera(f"{address}: {path} does not exist; give a clip, a folder of frames or a picture")
+    if address.partition(":")[2] and not path.exists():
+        raise NoCamera(f"{address}: {path} does not exist; give a clip, a folder of frames or a picture")
     if address == "simulated":
         from skimage.data import astronaut
-        radiance = in_the_hand(srgb_to_linear(torch.from_numpy(astronaut()).float()/255).numpy(), size, 60.0, seed)
-    else: radiance = clip_radiance(open_clip(path, slow_as=240.0), size, seed=seed)
+
+        radiance = in_the_hand(
+            srgb_to_linear(torch.from_numpy(astronaut()).float() / 255).numpy(), size, 60.0, seed
+        )
+    else:
+        radiance = clip_radiance(open_clip(path, slow_as=240.0), size, seed=seed)
     colour = random_colour(1, generator(seed, 1))
-    return SimulatedCamera(scene_light(radiance, colour, min(SCENE_TICKS, radiance.n_frames)), colour, PREVIEW_TIME*preview_gain, seed=seed, **settings)
+    return SimulatedCamera(
+        scene_light(radiance, colour, min(SCENE_TICKS, radiance.n_frames)),
+        colour,
+        PREVIEW_TIME * preview_gain,
+        seed=seed,
+        **settings,
+    )

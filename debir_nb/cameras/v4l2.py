@@ -8,7 +8,11 @@ __all__ = ['BUFFERS', 'SETTLE', 'WATCHED', 'STEADY', 'UNIT', 'DECLARED', 'BayerF
            'V4L2Camera', 'open_camera']
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #02-33-v4l2
-import contextlib, errno, math, re, time
+import contextlib
+import errno
+import math
+import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,14 +20,28 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import UInt16
 
-from .protocol import CameraBusy, CameraError, CameraLost, Capabilities, CaptureTimeout, ExposureRefused, NoCamera, NoRaw, Range, RawFrame, Shot, Steps
-from ..core import check, optional
+from debir_nb.cameras.protocol import (
+    CameraBusy,
+    CameraError,
+    CameraLost,
+    Capabilities,
+    CaptureTimeout,
+    ExposureRefused,
+    NoCamera,
+    NoRaw,
+    Range,
+    RawFrame,
+    Shot,
+    Steps,
+)
+from ..core import optional
 from ..light.dng import RawPhoto
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #05-33-v4l2
 @dataclass(frozen=True)
 class BayerFormat:
     "How a driver lays out a mosaic (Linux media documentation, Raw Bayer formats)."
+
     name: str  # the kernel's, for instance SRGGB10P
     pattern: str  # Bayer tile, row by row
     bits: int  # depth of a count
@@ -44,8 +62,15 @@ def unpack_group(
 ) -> UInt16[np.ndarray, "*batch pixels"]:  # counts
     "Put high and low bits together again."
     extra, n = bits - 8, {10: 4, 12: 2, 14: 4}[bits]
-    low = sum(groups[..., n + k].astype(np.uint32) << 8*k for k in range(groups.shape[-1] - n))
-    return np.stack([(groups[..., i].astype(np.uint16) << extra) | ((low >> extra*i) & (2**extra - 1)).astype(np.uint16) for i in range(n)], -1)
+    low = sum(groups[..., n + k].astype(np.uint32) << 8 * k for k in range(groups.shape[-1] - n))
+    return np.stack(
+        [
+            (groups[..., i].astype(np.uint16) << extra)
+            | ((low >> extra * i) & (2**extra - 1)).astype(np.uint16)
+            for i in range(n)
+        ],
+        -1,
+    )
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #08-33-v4l2
 def unpack_bayer(
@@ -56,13 +81,25 @@ def unpack_bayer(
     stride: int,  # bytes from one row to the next, padding included
 ) -> UInt16[np.ndarray, "height width"]:  # sensor counts
     "The counts in a frame's bytes. `ValueError` when there are too few bytes."
-    check(len(data) >= height*stride and stride*8 >= width*(layout.bits if layout.packed else 8 if layout.bits == 8 else 16),
-          f"the frame has {len(data)} bytes in rows of {stride}: {height} x {width} px of {layout.name} need more")
-    rows = np.frombuffer(data, np.uint8, height*stride).reshape(height, stride)
-    if not layout.packed: return rows[:, :width].astype(np.uint16) if layout.bits == 8 else rows.view("<u2")[:, :width].astype(np.uint16)
+    if not (
+        len(data) >= height * stride
+        and stride * 8 >= width * (layout.bits if layout.packed else 8 if layout.bits == 8 else 16)
+    ):
+        raise ValueError(
+            f"the frame has {len(data)} bytes in rows of {stride}: {height} x {width} px of {layout.name}"
+            " need more"
+        )
+    rows = np.frombuffer(data, np.uint8, height * stride).reshape(height, stride)
+    if not layout.packed:
+        return (
+            rows[:, :width].astype(np.uint16)
+            if layout.bits == 8
+            else rows.view("<u2")[:, :width].astype(np.uint16)
+        )
     size = {10: 5, 12: 3, 14: 7}[layout.bits]
-    used = -(-width*layout.bits//(8*size))*size
-    if used > stride: rows, used = np.pad(rows, ((0, 0), (0, used - stride))), used
+    used = -(-width * layout.bits // (8 * size)) * size
+    if used > stride:
+        rows, used = np.pad(rows, ((0, 0), (0, used - stride))), used
     return unpack_group(rows[:, :used].reshape(height, -1, size), layout.bits).reshape(height, -1)[:, :width]
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #13-33-v4l2
@@ -76,10 +113,15 @@ def _explained(
     path: str,  # of the device
 ):  # yields nothing
     "Translate the kernel's errors of a block."
-    try: yield
+    try:
+        yield
     except OSError as error:
-        if error.errno in (errno.ENODEV, errno.ENXIO, errno.EIO, errno.EPIPE, errno.ESHUTDOWN): raise CameraLost(f"{path} does not answer any more ({error.strerror}): plug it in again") from error
-        if error.errno == errno.EBUSY: raise CameraBusy(f"{path} is held by another program: close that") from error
+        if error.errno in (errno.ENODEV, errno.ENXIO, errno.EIO, errno.EPIPE, errno.ESHUTDOWN):
+            raise CameraLost(
+                f"{path} does not answer any more ({error.strerror}): plug it in again"
+            ) from error
+        if error.errno == errno.EBUSY:
+            raise CameraBusy(f"{path} is held by another program: close that") from error
         raise CameraError(f"{path}: {error}") from error
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #16-33-v4l2
@@ -88,8 +130,12 @@ def bayer_formats(
 ) -> list[BayerFormat]:  # deepest first; of the same depth, unpacked first
     "The Bayer formats that a device can capture; empty for one that captures nothing."
     video = _video()
-    if not video.Capability.VIDEO_CAPTURE & device.info.device_capabilities: return []
-    found = [bayer_format(offer.pixel_format.name) for offer in video.iter_read_formats(device, video.BufferType.VIDEO_CAPTURE)]
+    if not video.Capability.VIDEO_CAPTURE & device.info.device_capabilities:
+        return []
+    found = [
+        bayer_format(offer.pixel_format.name)
+        for offer in video.iter_read_formats(device, video.BufferType.VIDEO_CAPTURE)
+    ]
     return sorted(filter(None, found), key=lambda layout: (-layout.bits, layout.packed))
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #17-33-v4l2
@@ -98,7 +144,8 @@ def find_cameras() -> dict[str, str]:  # address -> name; empty where there are 
     video, found = _video(), {}
     for path in sorted(video.iter_video_files()):
         with contextlib.suppress(OSError), video.Device(path) as device:
-            if bayer_formats(device): found[f"v4l2:{path}"] = device.info.card
+            if bayer_formats(device):
+                found[f"v4l2:{path}"] = device.info.card
     return found
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #18-33-v4l2
@@ -106,8 +153,12 @@ BUFFERS = 4  # frames that the driver can hold for us
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #19-33-v4l2
 class RawStream:
-    "The frames of one video device. `NoCamera`, `CameraBusy`, `NoRaw` when it cannot be opened; `ImportError` without the extra."
-    def __init__(self,
+    """The frames of one video device. `NoCamera`, `CameraBusy`, `NoRaw` when it cannot be opened;
+    `ImportError` without the extra.
+    """
+
+    def __init__(
+        self,
         path: str,  # /dev/video0
         layout: str | None = None,  # name of a format, for instance SRGGB10P; None: the deepest
     ):
@@ -117,13 +168,19 @@ class RawStream:
         "Open the device, choose a format and start."
         video = _video()
         self.device = video.Device(self.path)
-        try: self.device.open()
+        try:
+            self.device.open()
         except OSError as error:
-            if error.errno == errno.EBUSY: raise CameraBusy(f"{self.path} is held by another program: close that") from error
-            raise NoCamera(f"{self.path} cannot be opened ({error.strerror}): is the camera plugged in, and are you in the group video?") from error
+            if error.errno == errno.EBUSY:
+                raise CameraBusy(f"{self.path} is held by another program: close that") from error
+            raise NoCamera(
+                f"{self.path} cannot be opened ({error.strerror}): is the camera plugged in, and are you in"
+                " the group video?"
+            ) from error
         self._capture = video.VideoCapture(self.device, BUFFERS)
         try:
-            with _explained(self.path): self._start()
+            with _explained(self.path):
+                self._start()
         except BaseException:
             self.__exit__()
             raise
@@ -133,52 +190,81 @@ class RawStream:
         "Choose the format, read back what the driver makes of it, and stream."
         video, offers = _video(), bayer_formats(self.device)
         fit = [offer for offer in offers if self._wanted in (None, offer.name)]
-        if not fit: raise NoRaw(f"{self.path} has no {self._wanted or 'Bayer RAW'}: it offers {', '.join(offer.name for offer in offers) or 'finished pictures only'}")
+        if not fit:
+            raise NoRaw(
+                f"{self.path} has no {self._wanted or 'Bayer RAW'}: it offers"
+                f" {', '.join(offer.name for offer in offers) or 'finished pictures only'}"
+            )
         old = video.get_raw_format(self.device, video.BufferType.VIDEO_CAPTURE).fmt.pix
         self._capture.set_format(old.width, old.height, video.PixelFormat[fit[0].name])
         taken = self._capture.get_format()
-        if taken.pixel_format.name != fit[0].name: raise NoRaw(f"{self.path} promises {fit[0].name} and gives {taken.pixel_format.name}: this driver cannot be used")
-        self.layout, self.height, self.width, self.stride = fit[0], taken.height, taken.width, taken.bytes_per_line
+        if taken.pixel_format.name != fit[0].name:
+            raise NoRaw(
+                f"{self.path} promises {fit[0].name} and gives {taken.pixel_format.name}: this driver cannot"
+                " be used"
+            )
+        self.layout, self.height, self.width, self.stride = (
+            fit[0],
+            taken.height,
+            taken.width,
+            taken.bytes_per_line,
+        )
         self._capture.open()
 
-    def __exit__(self,
+    def __exit__(
+        self,
         *error,  # of the block, if it failed
     ) -> None:
         "Stop and close, even when the device is gone: then its memory must be let go by hand."
         blocks = list(getattr(self._capture.buffer, "buffers", None) or [])
-        with contextlib.suppress(OSError): self._capture.close()
-        for block in blocks: block.close()
+        with contextlib.suppress(OSError):
+            self._capture.close()
+        for block in blocks:
+            block.close()
         self._capture = None
         self.device.close()
 
-    def waiting(self,
+    def waiting(
+        self,
         seconds: float,  # to wait at most, s
     ) -> bool:  # whether there is a frame, or news of the device's end
         "Wait for a frame."
         select = self.device.io.select
         poll = select.poll()
         poll.register(self.device.fileno(), select.POLLIN)
-        return bool(poll.poll(max(0, math.ceil(1000*seconds))))
+        return bool(poll.poll(max(0, math.ceil(1000 * seconds))))
 
-    def take(self,
+    def take(
+        self,
         deadline: float,  # of time.monotonic, s
-    ) -> tuple[np.ndarray, float]:  # mosaic, uint16 (height, width), and the time when it was complete, s on the monotonic clock
+        # mosaic, uint16 (height, width), and the time when it was complete, s on the monotonic clock
+    ) -> tuple[np.ndarray, float]:
         "The oldest whole frame that the driver holds, or the next. `CaptureTimeout`, `CameraLost`."
         video = _video()
         while True:
             with _explained(self.path):
-                if not self.waiting(deadline - time.monotonic()): raise CaptureTimeout(f"no frame came from {self.path} in time: is it still sending?")
-                try: frame = self._capture.buffer.raw_read()
-                except BlockingIOError: continue
-            if not frame.flags & video.BufferFlag.ERROR and len(frame.data) >= self.height*self.stride:  # torn frames are flagged, or short
-                return unpack_bayer(frame.data, self.layout, self.height, self.width, self.stride), frame.timestamp
+                if not self.waiting(deadline - time.monotonic()):
+                    raise CaptureTimeout(f"no frame came from {self.path} in time: is it still sending?")
+                try:
+                    frame = self._capture.buffer.raw_read()
+                except BlockingIOError:
+                    continue
+            if (
+                not frame.flags & video.BufferFlag.ERROR and len(frame.data) >= self.height * self.stride
+            ):  # torn frames are flagged, or short
+                return (
+                    unpack_bayer(frame.data, self.layout, self.height, self.width, self.stride),
+                    frame.timestamp,
+                )
 
     def empty(self) -> None:
         "Throw away the frames that wait in the driver: they are as old as the last time somebody asked."
         with _explained(self.path):
             for _ in range(BUFFERS):
-                if not self.waiting(0): break
-                with contextlib.suppress(BlockingIOError): self._capture.buffer.raw_read()
+                if not self.waiting(0):
+                    break
+                with contextlib.suppress(BlockingIOError):
+                    self._capture.buffer.raw_read()
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #21-33-v4l2
 def _manual(
@@ -189,11 +275,17 @@ def _manual(
     control = _video().raw.ControlID
     device.controls.refresh()
     for which, off in ((control.EXPOSURE_AUTO, 1), (control.AUTOGAIN, 0)):
-        if which not in device.controls.keys(): continue
-        try: device.controls[which].value = off
+        if which not in device.controls.keys():
+            continue
+        try:
+            device.controls[which].value = off
         except (OSError, AttributeError) as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENODEV, errno.EIO): raise
-        if device.controls[which].value != off: raise ExposureRefused(f"{path} exposes by itself ({device.controls[which].name}), and that cannot be switched off")
+            if isinstance(error, OSError) and error.errno in (errno.ENODEV, errno.EIO):
+                raise
+        if device.controls[which].value != off:
+            raise ExposureRefused(
+                f"{path} exposes by itself ({device.controls[which].name}), and that cannot be switched off"
+            )
     device.controls.refresh()  # what was inactive has become active
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #22-33-v4l2
@@ -203,8 +295,10 @@ def _set(
     path: str,  # for messages
 ) -> int:  # what the driver says afterwards
     "Set and read back."
-    try: control.value = value
-    except (PermissionError, AttributeError) as error: raise ExposureRefused(f"{path} does not let its {control.name} be set ({error})") from error
+    try:
+        control.value = value
+    except (PermissionError, AttributeError) as error:
+        raise ExposureRefused(f"{path} does not let its {control.name} be set ({error})") from error
     return control.value
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #24-33-v4l2
@@ -214,8 +308,9 @@ def frames_to_settle(
 ) -> int | None:  # how many of them do not show the new setting yet; None where no step can be seen
     "Position of the last frame that is off the final level by more than 2 % of the step."
     step = abs(means[-1] - before)
-    if step < 0.1*max(means[-1], before) or step < 1: return None
-    return max((i + 1 for i, mean in enumerate(means) if abs(mean - means[-1]) > 0.02*step), default=0)
+    if step < 0.1 * max(means[-1], before) or step < 1:
+        return None
+    return max((i + 1 for i, mean in enumerate(means) if abs(mean - means[-1]) > 0.02 * step), default=0)
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #27-33-v4l2
 SETTLE = 6  # frames dropped after a change where it could not be measured
@@ -227,11 +322,17 @@ def black_level(
     long: UInt16[np.ndarray, "h w"],  # mosaic of the same scene, exposed for longer
     ratio: float,  # of the long exposure time to the short one, 1
 ) -> float:  # counts
-    "Where the mean of a mosaic leads at exposure time 0. `ValueError` when most pixels are saturated, or the times are too close."
+    """Where the mean of a mosaic leads at exposure time 0. `ValueError` when most pixels are saturated, or
+    the times are too close.
+    """
     below = long < max(long.max(), 1)
-    check(ratio >= 1.5, f"ratio is {ratio:.2f}: the exposure times must differ by half as much again, or more")
-    check(below.mean() > 0.5, f"{1 - below.mean():.0%} of the pixels are saturated")
-    return float((ratio*short[below].mean() - long[below].mean())/(ratio - 1))
+    if not (ratio >= 1.5):
+        raise ValueError(
+            f"ratio is {ratio:.2f}: the exposure times must differ by half as much again, or more"
+        )
+    if not (below.mean() > 0.5):
+        raise ValueError(f"{1 - below.mean():.0%} of the pixels are saturated")
+    return float((ratio * short[below].mean() - long[below].mean()) / (ratio - 1))
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #32-33-v4l2
 STEADY = 0.0025  # of the range: largest change of a scene whose black level is believed
@@ -241,29 +342,46 @@ UNIT = Fraction(1, 10_000)  # of the exposure control, s (V4L2_CID_EXPOSURE_ABSO
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #35-33-v4l2
 class V4L2Camera:
-    "A RAW video device under Linux. `ValueError` for impossible levels, `ImportError` without the extra; errors of `debir_nb.cameras.protocol` otherwise."
-    def __init__(self,
+    """A RAW video device under Linux. `ValueError` for impossible levels, `ImportError` without the extra;
+    errors of `debir_nb.cameras.protocol` otherwise.
+    """
+
+    def __init__(
+        self,
         address: str,  # v4l2:/dev/video0
         black: int | None = None,  # black level, counts; None: measure it on opening
         white: int | None = None,  # saturation, counts; None: the largest that the format can hold
-        unity: int | None = None,  # value of the gain control that means gain 1; None: its lowest, if that is above 0
+        # value of the gain control that means gain 1; None: its lowest, if that is above 0
+        unity: int | None = None,
         settle: int | None = None,  # frames to drop after a change; None: measure it on opening
     ):
-        check(0 <= (black or 0) < (white or math.inf), f"black is {black} and white {white}: need 0 <= black < white")
-        self._stream, self._black, self._white, self._unity, self._settle = RawStream(address.removeprefix("v4l2:")), black, white, unity, settle
+        if not (0 <= (black or 0) < (white or math.inf)):
+            raise ValueError(f"black is {black} and white {white}: need 0 <= black < white")
+        self._stream, self._black, self._white, self._unity, self._settle = (
+            RawStream(address.removeprefix("v4l2:")),
+            black,
+            white,
+            unity,
+            settle,
+        )
 
     def __enter__(self) -> "V4L2Camera":  # the camera, under manual exposure
-        "Open it, see what it can do, and measure what is not declared. `ExposureRefused` when it cannot be controlled, `NoRaw` when its black level cannot be measured."
+        """Open it, see what it can do, and measure what is not declared. `ExposureRefused` when it cannot be
+        controlled, `NoRaw` when its black level cannot be measured.
+        """
         self._stream.__enter__()
         try:
-            with _explained(self._stream.path): self._prepare()
-            if None in (self._settle, self._black): self._measure()
+            with _explained(self._stream.path):
+                self._prepare()
+            if None in (self._settle, self._black):
+                self._measure()
         except BaseException:
             self._stream.__exit__()
             raise
         return self
 
-    def __exit__(self,
+    def __exit__(
+        self,
         *error,  # of the block, if it failed
     ) -> None:
         "Release the camera, even one that is gone."
@@ -271,49 +389,86 @@ class V4L2Camera:
 
     def _prepare(self) -> None:
         "Take over; find the controls of time and gain."
-        device, path, layout, control = self._stream.device, self._stream.path, self._stream.layout, _video().raw.ControlID
+        device, path, layout, control = (
+            self._stream.device,
+            self._stream.path,
+            self._stream.layout,
+            _video().raw.ControlID,
+        )
         _manual(device, path)
-        if control.EXPOSURE_ABSOLUTE not in device.controls.keys(): raise ExposureRefused(f"{path} has no control of its exposure time in seconds")
+        if control.EXPOSURE_ABSOLUTE not in device.controls.keys():
+            raise ExposureRefused(f"{path} has no control of its exposure time in seconds")
         self._time = device.controls[control.EXPOSURE_ABSOLUTE]
-        self._gain = next((device.controls[which] for which in (control.GAIN, control.ANALOGUE_GAIN) if which in device.controls.keys()), None)
+        self._gain = next(
+            (
+                device.controls[which]
+                for which in (control.GAIN, control.ANALOGUE_GAIN)
+                if which in device.controls.keys()
+            ),
+            None,
+        )
         self._unity = self._unity or (self._gain.minimum if self._gain else 0)
         low, step, one = max(self._time.minimum, 1), self._time.step, self._unity
-        gains = Range(max(self._gain.minimum, 1)/one, self._gain.maximum/one, self._gain.step/one) if one > 0 else Steps((1.0,))
-        if one <= 0: self._gain = None
+        gains = (
+            Range(max(self._gain.minimum, 1) / one, self._gain.maximum / one, self._gain.step / one)
+            if one > 0
+            else Steps((1.0,))
+        )
+        if one <= 0:
+            self._gain = None
         self._white = self._white or 2**layout.bits - 1
         self._set_to, self._unsettled = None, 0
-        self.capabilities = Capabilities(device.info.card, Range(float(low*UNIT), float(self._time.maximum*UNIT), float(step*UNIT)), gains, layout.pattern, layout.bits, "read back", True)
+        self.capabilities = Capabilities(
+            device.info.card,
+            Range(float(low * UNIT), float(self._time.maximum * UNIT), float(step * UNIT)),
+            gains,
+            layout.pattern,
+            layout.bits,
+            "read back",
+            True,
+        )
 
-    def _turn(self,
+    def _turn(
+        self,
         shot: Shot,  # wanted
     ) -> tuple[Fraction, float]:  # exposure, s, and gain that the driver reports
         "Set, read back, and remember that a change needs frames to settle."
         path, was = self._stream.path, self._set_to
         self._set_to = None
-        exposure = _set(self._time, round(shot.exposure/UNIT), path)
-        gain = _set(self._gain, round(shot.gain*self._unity), path) if self._gain else None
+        exposure = _set(self._time, round(shot.exposure / UNIT), path)
+        gain = _set(self._gain, round(shot.gain * self._unity), path) if self._gain else None
         self._set_to = (exposure, gain)
-        if self._set_to != was: self._unsettled = self._settle
-        return exposure*UNIT, gain/self._unity if self._gain else 1.0
+        if self._set_to != was:
+            self._unsettled = self._settle
+        return exposure * UNIT, gain / self._unity if self._gain else 1.0
 
-    def _measure(self,
+    def _measure(
+        self,
         timeout: float = 5.0,  # s without a frame
     ) -> None:
         "Step the exposure time up and down: when do the frames follow, and where do their counts begin?"
-        low, high = (Shot(self.capabilities.exposures.near(t)[0], self.capabilities.gains.near(1.0)[0]) for t in (1/480, 1/120))
+        low, high = (
+            Shot(self.capabilities.exposures.near(t)[0], self.capabilities.gains.near(1.0)[0])
+            for t in (1 / 480, 1 / 120)
+        )
         times, means, last = [], [], []
         for shot in (low, high, low):
-            with _explained(self._stream.path): times.append(self._turn(shot)[0])
+            with _explained(self._stream.path):
+                times.append(self._turn(shot)[0])
             self._stream.empty()
             means.append([])
-            for _ in range(WATCHED): means[-1].append((mosaic := self._stream.take(time.monotonic() + timeout)[0]).mean())
+            for _ in range(WATCHED):
+                means[-1].append((mosaic := self._stream.take(time.monotonic() + timeout)[0]).mean())
             last.append(mosaic)
         steps = [frames_to_settle(means[i], means[i - 1][-1]) for i in (1, 2)]
-        if self._settle is None: self._settle = SETTLE if None in steps else max(steps) + 1
-        if self._black is None: self._black = self._black_of(*last, float(times[1]/times[0]))
+        if self._settle is None:
+            self._settle = SETTLE if None in steps else max(steps) + 1
+        if self._black is None:
+            self._black = self._black_of(*last, float(times[1] / times[0]))
         self._unsettled = 0
 
-    def _black_of(self,
+    def _black_of(
+        self,
         before: np.ndarray,  # mosaic of the short exposure, counts
         long: np.ndarray,  # of the long one
         after: np.ndarray,  # of the short one again
@@ -322,43 +477,71 @@ class V4L2Camera:
         "The black level that three frames show. `NoRaw` where they show none."
         try:
             levels = [black_level(short, long, ratio) for short in (before, after)]
-            check(abs(before.mean() - after.mean()) <= STEADY*self._white, f"the light changed from a mean of {before.mean():.1f} to {after.mean():.1f} counts")
-            check(sum(levels)/2 > -STEADY*self._white, f"counts do not grow with the exposure time: at 0 they would be {sum(levels)/2:.1f}")
+            if not (abs(before.mean() - after.mean()) <= STEADY * self._white):
+                raise ValueError(
+                    f"the light changed from a mean of {before.mean():.1f} to {after.mean():.1f} counts"
+                )
+            if not (sum(levels) / 2 > -STEADY * self._white):
+                raise ValueError(
+                    f"counts do not grow with the exposure time: at 0 they would be {sum(levels) / 2:.1f}"
+                )
         except ValueError as error:
-            raise NoRaw(f"the driver of {self._stream.path} does not tell the black level, and it cannot be measured here ({error}): point the camera at something dimmer in steady light, "
-                        f"cover its lens while it is opened, or declare it in the address: v4l2:{self._stream.path},black=64") from error
-        return max(round(sum(levels)/2), 0)
+            raise NoRaw(
+                f"the driver of {self._stream.path} does not tell the black level, and it cannot be measured"
+                f" here ({error}): point the camera at something dimmer in steady light, cover its lens while"
+                f" it is opened, or declare it in the address: v4l2:{self._stream.path},black=64"
+            ) from error
+        return max(round(sum(levels) / 2), 0)
 
-    def _take(self,
+    def _take(
+        self,
         shot: Shot,  # wanted
         timeout: float,  # s beyond the exposure of each frame that is waited for
     ) -> RawFrame:  # settled
         "One frame of the settings asked for, or of what the driver made of them."
-        with _explained(self._stream.path): exposure, gain = self._turn(shot)
-        deadline = time.monotonic() + timeout + float(exposure)*(self._unsettled + 2)
+        with _explained(self._stream.path):
+            exposure, gain = self._turn(shot)
+        deadline = time.monotonic() + timeout + float(exposure) * (self._unsettled + 2)
         self._stream.empty()
         while self._unsettled:
             self._stream.take(deadline)
             self._unsettled -= 1
         mosaic, complete = self._stream.take(deadline)
-        if mosaic.max() > self._white: raise NoRaw(f"{self._stream.path} delivers counts up to {mosaic.max()}, above its white level {self._white}: the bit depth is wrong")
-        h, w = (side//2*2 for side in mosaic.shape)
-        photo = RawPhoto(mosaic[:h, :w], self._stream.layout.pattern, np.full((2, 2), float(self._black)), self._white, exposure, 100*gain, None, np.ones(3), np.eye(3))
+        if mosaic.max() > self._white:
+            raise NoRaw(
+                f"{self._stream.path} delivers counts up to {mosaic.max()}, above its white level"
+                f" {self._white}: the bit depth is wrong"
+            )
+        h, w = (side // 2 * 2 for side in mosaic.shape)
+        photo = RawPhoto(
+            mosaic[:h, :w],
+            self._stream.layout.pattern,
+            np.full((2, 2), float(self._black)),
+            self._white,
+            exposure,
+            100 * gain,
+            None,
+            np.ones(3),
+            np.eye(3),
+        )
         return RawFrame(photo, "read back", complete - float(exposure))
 
-    def preview(self,
+    def preview(
+        self,
         shot: Shot,  # exposure and gain, of the camera's own steps
         timeout: float = 10.0,  # s that the frame may take beyond its exposure
     ) -> RawFrame:  # one frame, at those settings or what became of them
         "The next settled frame."
         return self._take(shot, timeout)
 
-    def burst(self,
+    def burst(
+        self,
         shots: Sequence[Shot],  # in the order of capture, of the camera's own steps
         timeout: float = 10.0,  # s that each frame may take beyond its exposure
     ) -> Iterator[RawFrame]:  # one frame for each shot, in order
         "One settled frame after the other."
-        for shot in shots: yield self._take(shot, timeout)
+        for shot in shots:
+            yield self._take(shot, timeout)
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #37-33-v4l2
 DECLARED = ("black", "white", "unity", "settle")  # what an address may declare, see `V4L2Camera`
@@ -370,5 +553,10 @@ def open_camera(
     "The camera of an address. `ValueError` when it declares what cannot be declared."
     path, *said = address.split(",")
     said = dict(part.partition("=")[::2] for part in said)
-    for name, number in said.items(): check(name in DECLARED and number.isdigit(), f"{address} declares {name}={number}: give whole numbers of {', '.join(DECLARED)}, such as {path},black=64")
+    for name, number in said.items():
+        if not (name in DECLARED and number.isdigit()):
+            raise ValueError(
+                f"{address} declares {name}={number}: give whole numbers of {', '.join(DECLARED)}, such as"
+                f" {path},black=64"
+            )
     return V4L2Camera(path, **{name: int(number) for name, number in said.items()})

@@ -22,11 +22,26 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..cameras.protocol import CameraError, RawFrame, Shot, Steps, residual
-from ..core import BURST_START, FRAME_TIME, PREVIEW_GAP, PREVIEW_TIME, T_MIN, budget, check, generator
+from debir_nb.cameras.simulated import (
+    FREE,
+    SCENE_TICKS,
+    SimulatedCamera,
+    in_the_hand,
+    scene_light,
+    third_stops,
+)
+from ..core import BURST_START, FRAME_TIME, PREVIEW_GAP, PREVIEW_TIME, T_MIN, budget, generator
 from ..light.degradation import add_noise, iso_noise, sensor_noise
 from ..light.raw import random_colour, srgb_to_linear
-from ..cameras.simulated import FREE, SCENE_TICKS, SimulatedCamera, in_the_hand, scene_light, third_stops
-from ..light.simulator import Burst, LightInMemory, Simulator, collect, cumulative, mean_radiance, timeline
+from debir_nb.light.simulator import (
+    Burst,
+    LightInMemory,
+    Simulator,
+    collect,
+    cumulative,
+    mean_radiance,
+    timeline,
+)
 
 # %% ../../nbs/course/10_checks.ipynb #05-55-course
 def grey_photo(
@@ -34,8 +49,9 @@ def grey_photo(
 ) -> Float[Tensor, "h w"]:  # linear, in [0, 0.5]
     "A photograph that comes with scikit-image, in linear grey at half the brightness."
     from skimage import data
-    picture = torch.from_numpy(getattr(data, name)()).float()/255
-    return srgb_to_linear(picture if picture.ndim == 2 else picture.mean(-1))/2
+
+    picture = torch.from_numpy(getattr(data, name)()).float() / 255
+    return srgb_to_linear(picture if picture.ndim == 2 else picture.mean(-1)) / 2
 
 # %% ../../nbs/course/10_checks.ipynb #06-55-course
 def drift(
@@ -45,20 +61,34 @@ def drift(
     side: int = 16,  # of the patch, px
     ticks: int = 160,  # length of the scene; 160 hold the previews and a burst of two
 ) -> Float[Tensor, "t 1 side side"]:  # radiance, one frame a tick
-    "A patch of a photograph that slides past at constant velocity. `ValueError` when it would leave the photograph."
-    reach = math.ceil(speed*ticks) + side//2 + 1
-    check(2*reach < min(photo.shape), f"speed is {speed} px per tick: in {ticks} ticks a patch of {side} px leaves a photograph of {tuple(photo.shape)}; take a slower one")
+    """A patch of a photograph that slides past at constant velocity. `ValueError` when it would leave the
+    photograph.
+    """
+    reach = math.ceil(speed * ticks) + side // 2 + 1
+    if not (2 * reach < min(photo.shape)):
+        raise ValueError(
+            f"speed is {speed} px per tick: in {ticks} ticks a patch of {side} px leaves a photograph of"
+            f" {tuple(photo.shape)}; take a slower one"
+        )
     size = torch.tensor(photo.shape)
-    place, angle = reach + (size - 2*reach)*torch.rand(2, generator=draws), 2*math.pi*torch.rand((), generator=draws)
-    way = speed*torch.stack([angle.sin(), angle.cos()])*(torch.arange(ticks)[:, None] - BURST_START/FRAME_TIME)
-    patch = torch.stack(torch.meshgrid(*2*[torch.arange(side) - side/2], indexing="ij"), -1)
-    at = 2*(place + patch + way[:, None, None])/(size - 1) - 1
+    place, angle = (
+        reach + (size - 2 * reach) * torch.rand(2, generator=draws),
+        2 * math.pi * torch.rand((), generator=draws),
+    )
+    way = (
+        speed
+        * torch.stack([angle.sin(), angle.cos()])
+        * (torch.arange(ticks)[:, None] - BURST_START / FRAME_TIME)
+    )
+    patch = torch.stack(torch.meshgrid(*2 * [torch.arange(side) - side / 2], indexing="ij"), -1)
+    at = 2 * (place + patch + way[:, None, None]) / (size - 1) - 1
     return F.grid_sample(photo.expand(ticks, 1, -1, -1), at.flip(-1), align_corners=True)
 
 # %% ../../nbs/course/10_checks.ipynb #09-55-course
 @dataclass(frozen=True)
 class Scenes:
     "Moving scenes in memory."
+
     cumulative: Float[Tensor, "b t1 1 h w"]  # running sums of radiance
     motion: Float[Tensor, "b"]  # m_p: px between two previews
 
@@ -80,10 +110,14 @@ def moving_scenes(
     "Patches of photographs, drawn until none is flat."
     draws, photos, found, speeds = generator(seed), [grey_photo(name) for name in names], [], []
     while len(found) < count:
-        speed = 0. if len(found) % 4 == 0 else fastest*torch.rand((), generator=draws).item()
+        speed = 0.0 if len(found) % 4 == 0 else fastest * torch.rand((), generator=draws).item()
         scene = drift(photos[len(found) % len(photos)], speed, draws, side)
-        if scene[79].std() > 0.02: found.append(scene); speeds.append(speed)
-    return Scenes(cumulative(torch.stack(found)), torch.tensor(speeds)*((PREVIEW_TIME + PREVIEW_GAP)/FRAME_TIME))
+        if scene[79].std() > 0.02:
+            found.append(scene)
+            speeds.append(speed)
+    return Scenes(
+        cumulative(torch.stack(found)), torch.tensor(speeds) * ((PREVIEW_TIME + PREVIEW_GAP) / FRAME_TIME)
+    )
 
 # %% ../../nbs/course/10_checks.ipynb #13-55-course
 class NotYet(Exception):
@@ -93,6 +127,7 @@ class NotYet(Exception):
 @dataclass(frozen=True)
 class Verdict:
     "What a check found; true when the answer is right."
+
     right: bool  # is it?
     message: str  # to the student
 
@@ -108,10 +143,14 @@ def self_check(
     judge: Callable,  # (answer) -> praise; raises NotYet
 ) -> Callable:  # (answer) -> Verdict
     "Make a verdict of what a judge says."
+
     @functools.wraps(judge)
     def judged(*answer):
-        try: return Verdict(True, judge(*answer))
-        except NotYet as wrong: return Verdict(False, str(wrong))
+        try:
+            return Verdict(True, judge(*answer))
+        except NotYet as wrong:
+            return Verdict(False, str(wrong))
+
     return judged
 
 # %% ../../nbs/course/10_checks.ipynb #17-55-course
@@ -120,11 +159,21 @@ def ask(
     *given,  # its arguments
 ):  # what it returns
     "Call a student's function. `NotYet` when it is empty or stops with an error."
-    try: answer = student(*given)
-    except NotImplementedError as error: raise NotYet("the function is still empty: put your answer in place of the dots") from error
-    except Exception as error: raise NotYet(f"your function stopped with {type(error).__name__}: {error}") from error
-    if answer is None or answer is ... or (isinstance(answer, tuple) and any(a is None or a is ... for a in answer)):
-        raise NotYet("the function is still empty, or something is missing in what it returns: put your answer in place of the dots, and end with return")
+    try:
+        answer = student(*given)
+    except NotImplementedError as error:
+        raise NotYet("the function is still empty: put your answer in place of the dots") from error
+    except Exception as error:
+        raise NotYet(f"your function stopped with {type(error).__name__}: {error}") from error
+    if (
+        answer is None
+        or answer is ...
+        or (isinstance(answer, tuple) and any(a is None or a is ... for a in answer))
+    ):
+        raise NotYet(
+            "the function is still empty, or something is missing in what it returns: put your answer in"
+            " place of the dots, and end with return"
+        )
     return answer
 
 # %% ../../nbs/course/10_checks.ipynb #18-55-course
@@ -134,11 +183,24 @@ def numbers(
     what: str = "your answer",  # its name, for the message
 ) -> Tensor:  # float64, detached
     "An answer as a tensor. `NotYet` when it is none, has another shape, or is not finite."
-    try: found = torch.stack([torch.as_tensor(a, dtype=torch.float64) for a in answer]) if isinstance(answer, tuple | list) else torch.as_tensor(answer, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error: raise NotYet(f"{what} is a {type(answer).__name__} that cannot be read as numbers ({error})") from error
+    try:
+        found = (
+            torch.stack([torch.as_tensor(a, dtype=torch.float64) for a in answer])
+            if isinstance(answer, tuple | list)
+            else torch.as_tensor(answer, dtype=torch.float64)
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise NotYet(
+            f"{what} is a {type(answer).__name__} that cannot be read as numbers ({error})"
+        ) from error
     found = found.detach()
-    if found.shape != torch.Size(shape): raise NotYet(f"{what} has shape {tuple(found.shape)}; {tuple(shape)} is wanted")
-    if not found.isfinite().all(): raise NotYet(f"{what} holds a value that is not finite: look for a division by zero or the root of a negative number")
+    if found.shape != torch.Size(shape):
+        raise NotYet(f"{what} has shape {tuple(found.shape)}; {tuple(shape)} is wanted")
+    if not found.isfinite().all():
+        raise NotYet(
+            f"{what} holds a value that is not finite: look for a division by zero or the root of a negative"
+            " number"
+        )
     return found
 
 # %% ../../nbs/course/10_checks.ipynb #20-55-course
@@ -150,10 +212,15 @@ def compare(
     tolerance: float = 1e-3,  # relative to the largest value of the truth
 ) -> None:
     "`NotYet` unless the answer is right; it names the mistake when it is a usual one."
-    def near(x): return bool(((answer - x).abs() <= tolerance*torch.as_tensor(x).abs().max().clamp(min=1e-12)).all())
-    if near(right): return
+
+    def near(x):
+        return bool(((answer - x).abs() <= tolerance * torch.as_tensor(x).abs().max().clamp(min=1e-12)).all())
+
+    if near(right):
+        return
     for told, wrong in mistakes.items():
-        if near(wrong): raise NotYet(told)
+        if near(wrong):
+            raise NotYet(told)
     raise NotYet(otherwise)
 
 # %% ../../nbs/course/10_checks.ipynb #23-55-course
@@ -163,8 +230,10 @@ def grey_wall(
     levels: int = 6,  # brightnesses, from dark to half of the range
 ) -> Float[Tensor, "levels k h w"]:  # frames of 48 x 48 px, not clipped
     "Twelve frames of an unevenly lit wall at several brightnesses, by the published noise model."
-    y, x = torch.meshgrid(*2*[torch.linspace(-1, 1, 48, dtype=torch.float64)], indexing="ij")
-    wall = torch.linspace(0.02, 0.5, levels, dtype=torch.float64)[:, None, None, None]*(1 - 0.2*(x**2 + y**2))
+    y, x = torch.meshgrid(*2 * [torch.linspace(-1, 1, 48, dtype=torch.float64)], indexing="ij")
+    wall = torch.linspace(0.02, 0.5, levels, dtype=torch.float64)[:, None, None, None] * (
+        1 - 0.2 * (x**2 + y**2)
+    )
     shot, read = iso_noise(torch.full((levels,), gain, dtype=torch.float64))
     return add_noise(wall.expand(-1, 12, -1, -1), shot, read, generator(seed))
 
@@ -181,23 +250,52 @@ def _line(
 def check_photon_transfer(
     student: Callable,  # (stacks (levels, k, h, w)) -> (shot, read)
 ) -> str:  # praise
-    "Lesson 1, exercise 1: slope and intercept of the photon-transfer curve (Janesick, Photon Transfer, 2007)."
-    gain = 700.
+    """Lesson 1, exercise 1: slope and intercept of the photon-transfer curve (Janesick, Photon Transfer,
+    2007).
+    """
+    gain = 700.0
     stacks = grey_wall(gain, 1)
     right = torch.stack(iso_noise(torch.tensor(gain, dtype=torch.float64)))
     signal, over_time = stacks.mean((1, 2, 3)), stacks.var(1).mean((1, 2))
     shot, read = found = numbers(ask(student, stacks), (2,), "(shot, read)")
     usual = {
-        "a variance over the picture's pixels contains the wall's own unevenness: take the variance of each pixel over the frames (dim 1), then average over pixels": _line(signal, stacks.flatten(1).var(1)),
-        "you fitted the standard deviation; the straight line is that of the variance": _line(signal, stacks.std(1).mean((1, 2))),
-        "these are intercept and slope in the wrong order: shot noise is the slope, read noise the intercept": right.flip(0)}
+        "a variance over the picture's pixels contains the wall's own unevenness: take the variance of each pixel over the frames (dim 1), then average over pixels": _line(
+            signal, stacks.flatten(1).var(1)
+        ),
+        "you fitted the standard deviation; the straight line is that of the variance": _line(
+            signal, stacks.std(1).mean((1, 2))
+        ),
+        "these are intercept and slope in the wrong order: shot noise is the slope, read noise the intercept": right.flip(
+            0
+        ),
+    }
     for told, wrong in usual.items():
-        if ((found - wrong).abs() < 0.04*wrong.abs()).all(): raise NotYet(told)
-    if abs(shot*right[0] - 1) < 0.05: raise NotYet("1/slope counts the photons at white; the slope itself is wanted")
-    if read == 0: raise NotYet("your line goes through the origin: let it have an intercept, which is the read noise")
-    compare(shot, right[0], {}, f"the slope is {shot:.4g}; a line through (mean signal, variance over time) of the levels has {_line(signal, over_time)[0]:.4g}", 0.05)
-    compare(read, right[1], {}, f"the slope is right, the intercept is {read:.4g} instead of about {right[1]:.2g}: which value does your line have at signal 0?", 0.3)
-    return f"The sensor said it itself: at white a pixel has counted {1/shot:.0f} photons, and the electronics add a variance of {read:.4f}."
+        if ((found - wrong).abs() < 0.04 * wrong.abs()).all():
+            raise NotYet(told)
+    if abs(shot * right[0] - 1) < 0.05:
+        raise NotYet("1/slope counts the photons at white; the slope itself is wanted")
+    if read == 0:
+        raise NotYet("your line goes through the origin: let it have an intercept, which is the read noise")
+    compare(
+        shot,
+        right[0],
+        {},
+        f"the slope is {shot:.4g}; a line through (mean signal, variance over time) of the levels has"
+        f" {_line(signal, over_time)[0]:.4g}",
+        0.05,
+    )
+    compare(
+        read,
+        right[1],
+        {},
+        f"the slope is right, the intercept is {read:.4g} instead of about {right[1]:.2g}: which value does"
+        " your line have at signal 0?",
+        0.3,
+    )
+    return (
+        f"The sensor said it itself: at white a pixel has counted {1 / shot:.0f} photons, and the electronics"
+        f" add a variance of {read:.4f}."
+    )
 
 # %% ../../nbs/course/10_checks.ipynb #27-55-course
 def count_photons(
@@ -207,11 +305,15 @@ def count_photons(
     read: float,  # variance at 16 ticks
     seed: int = 0,  # of the photons
 ) -> float:  # standard deviation of the output
-    "The experiment behind the formula: photons and read noise are drawn, then amplified so that the brightness is that of 16 ticks."
-    draws, mean = generator(seed), signal/shot*ticks/16
+    """The experiment behind the formula: photons and read noise are drawn, then amplified so that the
+    brightness is that of 16 ticks.
+    """
+    draws, mean = generator(seed), signal / shot * ticks / 16
     electrons = torch.poisson(torch.full((400_000,), mean, dtype=torch.float64), draws)
-    electrons = electrons + math.sqrt(read)/shot*torch.randn(400_000, generator=draws, dtype=torch.float64)
-    return (electrons*shot*16/ticks).std().item()
+    electrons = electrons + math.sqrt(read) / shot * torch.randn(
+        400_000, generator=draws, dtype=torch.float64
+    )
+    return (electrons * shot * 16 / ticks).std().item()
 
 # %% ../../nbs/course/10_checks.ipynb #28-55-course
 @self_check
@@ -220,19 +322,41 @@ def check_noise_std(
 ) -> str:  # praise
     "Lesson 1, exercise 2: noise of an exposure whose gain holds the brightness (paper, Eqs. 1 and 2)."
     signal, shot, read = 0.05, 0.02, 0.001
-    ticks = [8., 32., 64.]
+    ticks = [8.0, 32.0, 64.0]
     right = torch.tensor([count_photons(t, signal, shot, read) for t in ticks], dtype=torch.float64)
-    answer = numbers([ask(student, t, signal, shot, read) for t in ticks], (3,), "the noise at 8, 32 and 64 ticks")
-    r = 16/torch.tensor(ticks, dtype=torch.float64)
-    compare(answer, right, {
-        "that is the variance: take its root": shot*r*signal + read*r**2,
-        "read noise is amplified like the rest: an amplitude grows with the gain, so its variance grows with the gain squared": (shot*r*signal + read*r).sqrt(),
-        "read noise is amplified too; you left it as it is at 16 ticks": (shot*r*signal + read).sqrt(),
-        "you multiplied shot noise by the gain twice: the signal is already the amplified one, so its variance grows with the gain, not with its square": math.sqrt(shot*signal + read)*r,
-        "your noise grows with the exposure: a longer exposure needs less gain, 16/ticks of it": (shot*signal/r + read/r**2).sqrt(),
-        "your noise does not depend on the exposure: with t g held, the gain is 16/ticks times that of 16 ticks": torch.full((3,), math.sqrt(shot*signal + read), dtype=torch.float64),
-    }, f"at 8, 32 and 64 ticks 400 000 counted pixels have a spread of {', '.join(f'{v:.4f}' for v in right)}, your formula says {', '.join(f'{v:.4f}' for v in answer)}", 0.01)
-    return f"Counted photons agree with your formula: eight times the exposure has {right[0]/right[2]:.1f} times less noise, more than the root of eight, because read noise falls faster."
+    answer = numbers(
+        [ask(student, t, signal, shot, read) for t in ticks], (3,), "the noise at 8, 32 and 64 ticks"
+    )
+    r = 16 / torch.tensor(ticks, dtype=torch.float64)
+    compare(
+        answer,
+        right,
+        {
+            "that is the variance: take its root": shot * r * signal + read * r**2,
+            "read noise is amplified like the rest: an amplitude grows with the gain, so its variance grows with the gain squared": (
+                (shot * r * signal + read * r).sqrt()
+            ),
+            "read noise is amplified too; you left it as it is at 16 ticks": (
+                (shot * r * signal + read).sqrt()
+            ),
+            "you multiplied shot noise by the gain twice: the signal is already the amplified one, so its variance grows with the gain, not with its square": (
+                math.sqrt(shot * signal + read) * r
+            ),
+            "your noise grows with the exposure: a longer exposure needs less gain, 16/ticks of it": (
+                (shot * signal / r + read / r**2).sqrt()
+            ),
+            "your noise does not depend on the exposure: with t g held, the gain is 16/ticks times that of 16 ticks": torch.full(
+                (3,), math.sqrt(shot * signal + read), dtype=torch.float64
+            ),
+        },
+        "at 8, 32 and 64 ticks 400 000 counted pixels have a spread of"
+        f" {', '.join(f'{v:.4f}' for v in right)}, your formula says {', '.join(f'{v:.4f}' for v in answer)}",
+        0.01,
+    )
+    return (
+        f"Counted photons agree with your formula: eight times the exposure has {right[0] / right[2]:.1f} times"
+        " less noise, more than the root of eight, because read noise falls faster."
+    )
 
 # %% ../../nbs/course/10_checks.ipynb #30-55-course
 @self_check
@@ -240,43 +364,104 @@ def check_best_exposure(
     student: Callable,  # (a, b, c) -> t that minimises a/t + b/t^2 + c t^2
 ) -> str:  # praise
     "Lesson 1, exercise 3: where noise and blur together are least."
-    cases = torch.tensor([[8., 0., 1e-3], [2., 40., 1e-4], [1., 900., 1e-3]], dtype=torch.float64)
+    cases = torch.tensor([[8.0, 0.0, 1e-3], [2.0, 40.0, 1e-4], [1.0, 900.0, 1e-3]], dtype=torch.float64)
     a, b, c = cases.T
     times = torch.logspace(-1, 4, 200_001, dtype=torch.float64)[:, None]
-    error = a/times + b/times**2 + c*times**2
+    error = a / times + b / times**2 + c * times**2
     right = times[error.argmin(0), 0]
-    answer = numbers([ask(student, *case.tolist()) for case in cases], (3,), "the best exposure of three cameras")
-    compare(answer, right, {
-        "that is best for a camera without read noise: its term b/t^2 has a slope, too": (a/(2*c))**(1/3),
-        "there noise and blur are *equal*; the sum is least where their slopes cancel": torch.stack([times[(a/t + b/t**2 - c*t**2).abs().argmin(), 0] for a, b, c in cases for t in [times[:, 0]]]),
-        "there shot noise and blur are *equal*; the sum is least where the slopes of all three terms cancel": (a/c)**(1/3),
-        "you return the least error; the exposure at which it occurs is wanted": error.min(0).values,
-    }, f"your exposures {', '.join(f'{v:.2f}' for v in answer)} are not those of the least error: at a minimum the slope of a/t + b/t^2 + c t^2 is 0", 2e-3)
-    return f"No better exposure was found by trying 200 000. Read noise makes the third camera wait {right[2]/(a[2]/(2*c[2]))**(1/3):.1f} times longer than shot noise alone would."
+    answer = numbers(
+        [ask(student, *case.tolist()) for case in cases], (3,), "the best exposure of three cameras"
+    )
+    compare(
+        answer,
+        right,
+        {
+            "that is best for a camera without read noise: its term b/t^2 has a slope, too": (
+                (a / (2 * c)) ** (1 / 3)
+            ),
+            "there noise and blur are *equal*; the sum is least where their slopes cancel": torch.stack(
+                [
+                    times[(a / t + b / t**2 - c * t**2).abs().argmin(), 0]
+                    for a, b, c in cases
+                    for t in [times[:, 0]]
+                ]
+            ),
+            "there shot noise and blur are *equal*; the sum is least where the slopes of all three terms cancel": (
+                (a / c) ** (1 / 3)
+            ),
+            "you return the least error; the exposure at which it occurs is wanted": error.min(0).values,
+        },
+        f"your exposures {', '.join(f'{v:.2f}' for v in answer)} are not those of the least error: at a"
+        " minimum the slope of a/t + b/t^2 + c t^2 is 0",
+        2e-3,
+    )
+    return (
+        "No better exposure was found by trying 200 000. Read noise makes the third camera wait"
+        f" {right[2] / (a[2] / (2 * c[2])) ** (1 / 3):.1f} times longer than shot noise alone would."
+    )
 
 # %% ../../nbs/course/10_checks.ipynb #32-55-course
 @self_check
 def check_shutter(
     student: Callable,  # (S (t,), start, stop), in ticks -> (d mean/d start, d mean/d stop), per tick
 ) -> str:  # praise
-    "Lesson 2, exercise 1: the derivative of the mean radiance in both ends of the exposure (paper, Eq. 7, mended)."
+    """Lesson 2, exercise 1: the derivative of the mean radiance in both ends of the exposure (paper, Eq. 7,
+    mended).
+    """
     S, h = torch.rand(40, dtype=torch.float64, generator=generator(11)), 1e-4
     light = collect(S.view(1, -1, 1, 1, 1))
-    def mean(start, stop): return mean_radiance(light, *(torch.tensor([[v*FRAME_TIME]], dtype=torch.float64) for v in (start, stop))).squeeze()
+
+    def mean(start, stop):
+        return mean_radiance(
+            light, *(torch.tensor([[v * FRAME_TIME]], dtype=torch.float64) for v in (start, stop))
+        ).squeeze()
+
     ends = [(5.3, 30.6), (12.7, 15.2)]
-    right = torch.stack([torch.stack([mean(s + h, e) - mean(s - h, e), mean(s, e + h) - mean(s, e - h)])/(2*h) for s, e in ends])
+    right = torch.stack(
+        [
+            torch.stack([mean(s + h, e) - mean(s - h, e), mean(s, e + h) - mean(s, e - h)]) / (2 * h)
+            for s, e in ends
+        ]
+    )
     answer = torch.stack([numbers(ask(student, S, s, e), (2,), "(d/dstart, d/dstop)") for s, e in ends])
-    first, last, m, n = (torch.stack([f(s, e) for s, e in ends]) for f in (lambda s, e: S[int(s)], lambda s, e: S[int(e)], mean, lambda s, e: torch.tensor(e - s, dtype=torch.float64)))
+    first, last, m, n = (
+        torch.stack([f(s, e) for s, e in ends])
+        for f in (
+            lambda s, e: S[int(s)],
+            lambda s, e: S[int(e)],
+            mean,
+            lambda s, e: torch.tensor(e - s, dtype=torch.float64),
+        )
+    )
     late = [torch.stack([S[math.ceil(x)] for x in xs]) for xs in zip(*ends)]
-    compare(answer, right, {
-        "the integral's ends are there, but the mean is also *divided* by a length that changes: its derivative brings in the mean itself": torch.stack([-first, last], 1)/n[:, None],
-        "the end is right; the start has the wrong sign: opening later takes the first light away": torch.stack([first - m, last - m], 1)/n[:, None],
-        "only the division is differentiated, as in code that rounds and passes the gradient through: a scene at rest would get darker the longer it is exposed": torch.stack([m, -m], 1)/n[:, None],
-        "the differences are right; divide by the length of the exposure": torch.stack([m - first, last - m], 1),
-        "start and stop are in the wrong order": right.flip(1),
-        "you read the radiance one tick too late: at time 5.3 the light is that of tick 5": torch.stack([m - late[0], late[1] - m], 1)/n[:, None],
-    }, f"for an exposure from 5.3 to 30.6 the difference quotients are {right[0, 0]:+.5f} and {right[0, 1]:+.5f}, yours are {answer[0, 0]:+.5f} and {answer[0, 1]:+.5f}")
-    return "New light pulls the mean towards itself, the less the longer the exposure is already. In a scene at rest both derivatives are 0."
+    compare(
+        answer,
+        right,
+        {
+            "the integral's ends are there, but the mean is also *divided* by a length that changes: its derivative brings in the mean itself": (
+                torch.stack([-first, last], 1) / n[:, None]
+            ),
+            "the end is right; the start has the wrong sign: opening later takes the first light away": (
+                torch.stack([first - m, last - m], 1) / n[:, None]
+            ),
+            "only the division is differentiated, as in code that rounds and passes the gradient through: a scene at rest would get darker the longer it is exposed": (
+                torch.stack([m, -m], 1) / n[:, None]
+            ),
+            "the differences are right; divide by the length of the exposure": torch.stack(
+                [m - first, last - m], 1
+            ),
+            "start and stop are in the wrong order": right.flip(1),
+            "you read the radiance one tick too late: at time 5.3 the light is that of tick 5": (
+                torch.stack([m - late[0], late[1] - m], 1) / n[:, None]
+            ),
+        },
+        f"for an exposure from 5.3 to 30.6 the difference quotients are {right[0, 0]:+.5f} and"
+        f" {right[0, 1]:+.5f}, yours are {answer[0, 0]:+.5f} and {answer[0, 1]:+.5f}",
+    )
+    return (
+        "New light pulls the mean towards itself, the less the longer the exposure is already. In a scene at"
+        " rest both derivatives are 0."
+    )
 
 # %% ../../nbs/course/10_checks.ipynb #34-55-course
 @self_check
@@ -284,43 +469,82 @@ def check_waiting(
     student: Callable,  # (n) -> (d start_i/d t_j, d stop_i/d t_j), both (n, n)
 ) -> str:  # praise
     "Lesson 2, exercise 2: how start and stop times depend on the exposure times (paper, Eq. 4)."
-    right = torch.cat(torch.autograd.functional.jacobian(lambda t: torch.stack(timeline(t)), torch.full((1, 4), 0.01, dtype=torch.float64))[:, 0, :, 0].split(1))
+    right = torch.cat(
+        torch.autograd.functional.jacobian(
+            lambda t: torch.stack(timeline(t)), torch.full((1, 4), 0.01, dtype=torch.float64)
+        )[:, 0, :, 0].split(1)
+    )
     answer = numbers(ask(student, 4), (2, 4, 4), "(d start, d stop)")
     eye, ones = torch.eye(4, dtype=torch.float64), torch.ones(4, 4, dtype=torch.float64)
-    compare(answer, right, {
-        "a frame's own end is there, but not the frames that wait: lengthen frame 1, and frame 2 starts later": torch.stack([0*eye, eye]),
-        "row i is the frame that moves, column j the exposure that is lengthened; yours are the other way round": right.mT,
-        "a frame's start does not depend on its own exposure, only on those before it": torch.stack([ones.tril(), ones.tril()]),
-        "a frame's end depends on its own exposure, too": torch.stack([ones.tril(-1), ones.tril(-1)]),
-        "only the next frame waits in your answer; all later ones do": torch.stack([eye.roll(1, 0).tril(), eye + eye.roll(1, 0).tril()]),
-        "start and stop are in the wrong order": right.flip(0),
-    }, f"d stop/d t_1 should be 1 for every frame and d start/d t_1 for every frame but the first; yours are {answer[1, :, 0].tolist()} and {answer[0, :, 0].tolist()}")
+    compare(
+        answer,
+        right,
+        {
+            "a frame's own end is there, but not the frames that wait: lengthen frame 1, and frame 2 starts later": torch.stack(
+                [0 * eye, eye]
+            ),
+            "row i is the frame that moves, column j the exposure that is lengthened; yours are the other way round": (
+                right.mT
+            ),
+            "a frame's start does not depend on its own exposure, only on those before it": torch.stack(
+                [ones.tril(), ones.tril()]
+            ),
+            "a frame's end depends on its own exposure, too": torch.stack([ones.tril(-1), ones.tril(-1)]),
+            "only the next frame waits in your answer; all later ones do": torch.stack(
+                [eye.roll(1, 0).tril(), eye + eye.roll(1, 0).tril()]
+            ),
+            "start and stop are in the wrong order": right.flip(0),
+        },
+        "d stop/d t_1 should be 1 for every frame and d start/d t_1 for every frame but the first; yours are"
+        f" {answer[1, :, 0].tolist()} and {answer[0, :, 0].tolist()}",
+    )
     return "Everyone waits for everyone before: cumulative sums, and ones below the diagonal."
 
 # %% ../../nbs/course/10_checks.ipynb #36-55-course
 @self_check
 def check_noise_slope(
-    student: Callable,  # (t, signal, shot, read, e): exposure, signal, noise at gain 1, exposure value -> d sigma/d t
+    # (t, signal, shot, read, e): exposure, signal, noise at gain 1, exposure value -> d sigma/d t
+    student: Callable,
 ) -> str:  # praise
-    "Lesson 2, exercise 3: how the noise changes with the exposure when the gain follows it (paper, Eqs. 1 and 8)."
-    signal, shot, read, e = 0.2, 1e-4, 1e-7, 4000.
+    """Lesson 2, exercise 3: how the noise changes with the exposure when the gain follows it (paper, Eqs. 1
+    and 8).
+    """
+    signal, shot, read, e = 0.2, 1e-4, 1e-7, 4000.0
+
     def sigma(t):
-        s, r = sensor_noise(e/t, shot, read, 1.0)
-        return (s*signal + r).sqrt()
-    t = torch.tensor([8., 20.], dtype=torch.float64, requires_grad=True)
-    right, = torch.autograd.grad(sigma(t).sum(), t)
-    answer = numbers([ask(student, v, signal, shot, read, e) for v in (8., 20.)], (2,), "d sigma/d t at 8 and 20 ticks")
+        s, r = sensor_noise(e / t, shot, read, 1.0)
+        return (s * signal + r).sqrt()
+
+    t = torch.tensor([8.0, 20.0], dtype=torch.float64, requires_grad=True)
+    (right,) = torch.autograd.grad(sigma(t).sum(), t)
+    answer = numbers(
+        [ask(student, v, signal, shot, read, e) for v in (8.0, 20.0)], (2,), "d sigma/d t at 8 and 20 ticks"
+    )
     with torch.no_grad():
-        g, s = e/t, sigma(t)
-        compare(answer, right, {
-            "that is d sigma/d g: go on to the exposure, g = e/t, by the chain rule": (shot*signal + 2*read*g)/(2*s),
-            "that is the slope of the *variance*; sigma is its root, which brings in 1/(2 sigma)": 2*s*right,
-            "the size is right, the sign is not: a longer exposure has *less* noise": -right,
-            "the factor 1/2 of the root is missing": 2*right,
-            "shot noise is there; read noise depends on the gain as well, with its square": -shot*g*signal/(2*s*t),
-            "read noise is there; shot noise depends on the gain as well": -2*read*g**2/(2*s*t),
-            "the variance of read noise grows with g^2, whose derivative is 2 g": -(shot*g*signal + read*g**2)/(2*s*t),
-        }, f"at 8 and 20 ticks the difference quotients are {right[0]:.3e} and {right[1]:.3e}, yours are {answer[0]:.3e} and {answer[1]:.3e}")
+        g, s = e / t, sigma(t)
+        compare(
+            answer,
+            right,
+            {
+                "that is d sigma/d g: go on to the exposure, g = e/t, by the chain rule": (
+                    (shot * signal + 2 * read * g) / (2 * s)
+                ),
+                "that is the slope of the *variance*; sigma is its root, which brings in 1/(2 sigma)": (
+                    2 * s * right
+                ),
+                "the size is right, the sign is not: a longer exposure has *less* noise": -right,
+                "the factor 1/2 of the root is missing": 2 * right,
+                "shot noise is there; read noise depends on the gain as well, with its square": (
+                    -shot * g * signal / (2 * s * t)
+                ),
+                "read noise is there; shot noise depends on the gain as well": -2 * read * g**2 / (2 * s * t),
+                "the variance of read noise grows with g^2, whose derivative is 2 g": (
+                    -(shot * g * signal + read * g**2) / (2 * s * t)
+                ),
+            },
+            f"at 8 and 20 ticks the difference quotients are {right[0]:.3e} and {right[1]:.3e}, yours are"
+            f" {answer[0]:.3e} and {answer[1]:.3e}",
+        )
     return "This is the third road: even where nothing moves, the noise tells the exposure to grow."
 
 # %% ../../nbs/course/10_checks.ipynb #38-55-course
@@ -330,33 +554,73 @@ def check_head(
 ) -> str:  # praise
     "Lesson 3, exercise 1: exposure times that keep t_min and the budget (paper, Eq. 3)."
     draws = generator(5)
-    logits = torch.cat([torch.zeros(1, 3), 3*torch.randn(60, 3, generator=draws), 40*torch.eye(3)]).requires_grad_()
+    logits = torch.cat(
+        [torch.zeros(1, 3), 3 * torch.randn(60, 3, generator=draws), 40 * torch.eye(3)]
+    ).requires_grad_()
     answer = ask(student, logits)
-    if not torch.is_tensor(answer): raise NotYet(f"a tensor is wanted, your function returns a {type(answer).__name__}")
-    if answer.shape == logits.shape: raise NotYet("there is one exposure too many: of the n + 1 shares the last is time that stays unused")
+    if not torch.is_tensor(answer):
+        raise NotYet(f"a tensor is wanted, your function returns a {type(answer).__name__}")
+    if answer.shape == logits.shape:
+        raise NotYet("there is one exposure too many: of the n + 1 shares the last is time that stays unused")
     times, t_u = numbers(answer, (len(logits), 2), "the exposure times"), budget(2)
-    if times.max() > 1: raise NotYet(f"your times reach {times.max():.3g}: are these ticks? seconds are wanted, a tick is FRAME_TIME")
-    if times.min() < T_MIN*(1 - 1e-4): raise NotYet(f"the shortest of your times is {times.min()/FRAME_TIME:.2f} ticks, the camera's is {T_MIN/FRAME_TIME:.0f}: give every share a floor before the softmax divides the rest")
-    if times.sum(1).max() > t_u*(1 + 1e-4): raise NotYet(f"one burst sums to {times.sum(1).max()/FRAME_TIME:.1f} ticks, the budget of two frames is {t_u/FRAME_TIME:.0f}: share out what is left after the floors")
-    if times.sum(1).min() > 0.99*t_u: raise NotYet("every burst uses the whole budget: fast scenes need two short frames; let the last logit keep some time unused")
-    slope = torch.stack([torch.autograd.grad(answer[:, i].sum(), logits, retain_graph=True)[0] for i in range(2)]) if answer.requires_grad else torch.zeros(2, len(logits), 3)
-    if not slope.any(): raise NotYet("no gradient comes back: stay with differentiable operations on the logits, without rounding, detach() or no_grad()")
-    if (slope[:, 1:61].abs().sum((0, 2)) == 0).any(): raise NotYet("for some logits the gradient is exactly 0: a clamp lets nothing pass beyond its limits, so those exposures could never learn; a softmax always leaves a slope")
-    if slope[0, 0, 0] <= 0 or slope[1, 0, 1] <= 0: raise NotYet("raising the i-th logit should lengthen frame i")
-    if times[:, 0].max() < 0.8*(t_u - T_MIN): raise NotYet(f"the longest first frame is {times[:, 0].max()/FRAME_TIME:.1f} ticks: with a large logit it should reach nearly {(t_u - T_MIN)/FRAME_TIME:.0f}")
-    return f"All bursts can be taken, from {times.sum(1).min()/FRAME_TIME:.0f} to {times.sum(1).max()/FRAME_TIME:.0f} ticks in sum, and every logit has a slope to climb."
+    if times.max() > 1:
+        raise NotYet(
+            f"your times reach {times.max():.3g}: are these ticks? seconds are wanted, a tick is FRAME_TIME"
+        )
+    if times.min() < T_MIN * (1 - 1e-4):
+        raise NotYet(
+            f"the shortest of your times is {times.min() / FRAME_TIME:.2f} ticks, the camera's is"
+            f" {T_MIN / FRAME_TIME:.0f}: give every share a floor before the softmax divides the rest"
+        )
+    if times.sum(1).max() > t_u * (1 + 1e-4):
+        raise NotYet(
+            f"one burst sums to {times.sum(1).max() / FRAME_TIME:.1f} ticks, the budget of two frames is"
+            f" {t_u / FRAME_TIME:.0f}: share out what is left after the floors"
+        )
+    if times.sum(1).min() > 0.99 * t_u:
+        raise NotYet(
+            "every burst uses the whole budget: fast scenes need two short frames; let the last logit keep"
+            " some time unused"
+        )
+    slope = (
+        torch.stack([torch.autograd.grad(answer[:, i].sum(), logits, retain_graph=True)[0] for i in range(2)])
+        if answer.requires_grad
+        else torch.zeros(2, len(logits), 3)
+    )
+    if not slope.any():
+        raise NotYet(
+            "no gradient comes back: stay with differentiable operations on the logits, without rounding,"
+            " detach() or no_grad()"
+        )
+    if (slope[:, 1:61].abs().sum((0, 2)) == 0).any():
+        raise NotYet(
+            "for some logits the gradient is exactly 0: a clamp lets nothing pass beyond its limits, so those"
+            " exposures could never learn; a softmax always leaves a slope"
+        )
+    if slope[0, 0, 0] <= 0 or slope[1, 0, 1] <= 0:
+        raise NotYet("raising the i-th logit should lengthen frame i")
+    if times[:, 0].max() < 0.8 * (t_u - T_MIN):
+        raise NotYet(
+            f"the longest first frame is {times[:, 0].max() / FRAME_TIME:.1f} ticks: with a large logit it"
+            f" should reach nearly {(t_u - T_MIN) / FRAME_TIME:.0f}"
+        )
+    return (
+        f"All bursts can be taken, from {times.sum(1).min() / FRAME_TIME:.0f} to"
+        f" {times.sum(1).max() / FRAME_TIME:.0f} ticks in sum, and every logit has a slope to climb."
+    )
 
 # %% ../../nbs/course/10_checks.ipynb #40-55-course
 class _OneKnob(nn.Module):
     "A policy with a single parameter that records what it was asked."
+
     def __init__(self):
         super().__init__()
-        self.knob, self.asked = nn.Parameter(torch.tensor(20.)), []
+        self.knob, self.asked = nn.Parameter(torch.tensor(20.0)), []
 
     def forward(self, preview, gain, motion):
         "Equal exposures of `knob` ticks."
         self.asked.append((preview, gain, motion))
-        return (self.knob*FRAME_TIME).expand(len(gain), 2)
+        return (self.knob * FRAME_TIME).expand(len(gain), 2)
 
 # %% ../../nbs/course/10_checks.ipynb #41-55-course
 def _mixture(
@@ -364,7 +628,7 @@ def _mixture(
     motion: Float[Tensor, "b"],  # m_p, px; not used
 ) -> Float[Tensor, "b c h w"]:  # a restored image
     "The simplest restoration: a mixture of the frames."
-    return 0.7*burst.frames[:, 0] + 0.3*burst.frames[:, 1]
+    return 0.7 * burst.frames[:, 0] + 0.3 * burst.frames[:, 1]
 
 # %% ../../nbs/course/10_checks.ipynb #42-55-course
 @self_check
@@ -372,26 +636,69 @@ def check_loss(
     student: Callable,  # (policy, restore, simulator, light, gain, motion, draws) -> scalar loss
 ) -> str:  # praise
     "Lesson 3, exercise 2: the restoration loss of a policy through the simulator (paper, Eq. 13)."
-    scenes, simulator, policy, gain = moving_scenes(("coffee",), 4, 3), Simulator(), _OneKnob(), torch.tensor([550., 700., 850., 1000.])
+    scenes, simulator, policy, gain = (
+        moving_scenes(("coffee",), 4, 3),
+        Simulator(),
+        _OneKnob(),
+        torch.tensor([550.0, 700.0, 850.0, 1000.0]),
+    )
     light, motion = scenes.light(torch.arange(4)), scenes.motion
     answer = ask(student, policy, _mixture, simulator, light, gain, motion, generator(1))
-    if not policy.asked: raise NotYet("the policy is never asked: call policy(preview, gain, motion)")
-    if torch.equal(torch.as_tensor(policy.asked[0][1]).detach(), motion) and torch.equal(torch.as_tensor(policy.asked[0][2]).detach(), gain): raise NotYet("gain and motion are swapped: a policy takes (preview, gain, motion)")
-    if not torch.is_tensor(answer) or answer.ndim: raise NotYet(f"one number is wanted, a scalar tensor; yours {'has shape ' + str(tuple(answer.shape)) if torch.is_tensor(answer) else 'is a ' + type(answer).__name__}: take the mean over everything, and keep it a tensor")
+    if not policy.asked:
+        raise NotYet("the policy is never asked: call policy(preview, gain, motion)")
+    if torch.equal(torch.as_tensor(policy.asked[0][1]).detach(), motion) and torch.equal(
+        torch.as_tensor(policy.asked[0][2]).detach(), gain
+    ):
+        raise NotYet("gain and motion are swapped: a policy takes (preview, gain, motion)")
+    if not torch.is_tensor(answer) or answer.ndim:
+        raise NotYet(
+            "one number is wanted, a scalar tensor; yours"
+            f" {'has shape ' + str(tuple(answer.shape)) if torch.is_tensor(answer) else 'is a ' + type(answer).__name__}:"
+            " take the mean over everything, and keep it a tensor"
+        )
     value, target = numbers(answer, (), "the loss"), simulator.target(light)
     taken = simulator.burst(light, policy(None, gain, motion), gain, generator(1))
     restored, first = _mixture(taken, motion), taken.frames[:, 0]
-    compare(value, (restored - target).abs().mean(), {
-        "you compare with the first *noisy* frame; the truth is simulator.target(light)": (restored - first).abs().mean(),
-        "you compare the first frame itself with the truth; the restored image is what counts": (first - target).abs().mean(),
-        "that is the squared error; the paper's loss is the mean *absolute* error (Eq. 13)": (restored - target).square().mean(),
-        "you sum; take the mean, so that the loss does not depend on the number of pixels": (restored - target).abs().sum(),
-        "that is the mean *signed* error, in which bright and dark errors cancel: take absolute values": (restored - target).mean(),
-    }, f"the loss is {value:.5f}, expected {(restored - target).abs().mean():.5f}: expose the light with the policy's times (with draws, used for nothing else), restore, and compare with simulator.target(light)", 1e-5)
-    if not answer.requires_grad: raise NotYet("the value is right, but no gradient comes back to the policy: something cuts it, such as detach(), no_grad() or item()")
+    compare(
+        value,
+        (restored - target).abs().mean(),
+        {
+            "you compare with the first *noisy* frame; the truth is simulator.target(light)": (
+                (restored - first).abs().mean()
+            ),
+            "you compare the first frame itself with the truth; the restored image is what counts": (
+                (first - target).abs().mean()
+            ),
+            "that is the squared error; the paper's loss is the mean *absolute* error (Eq. 13)": (
+                (restored - target).square().mean()
+            ),
+            "you sum; take the mean, so that the loss does not depend on the number of pixels": (
+                (restored - target).abs().sum()
+            ),
+            "that is the mean *signed* error, in which bright and dark errors cancel: take absolute values": (
+                (restored - target).mean()
+            ),
+        },
+        f"the loss is {value:.5f}, expected {(restored - target).abs().mean():.5f}: expose the light with the"
+        " policy's times (with draws, used for nothing else), restore, and compare with"
+        " simulator.target(light)",
+        1e-5,
+    )
+    if not answer.requires_grad:
+        raise NotYet(
+            "the value is right, but no gradient comes back to the policy: something cuts it, such as"
+            " detach(), no_grad() or item()"
+        )
     slope = torch.autograd.grad(answer, policy.knob, allow_unused=True)[0]
-    if slope is None: raise NotYet("the value is right, but no gradient comes back to the policy: its exposure times are detached on their way into the simulator")
-    return f"One tick more for both frames would change this loss by {slope:+.1e}: the simulator says so, and nobody had to know the best exposures."
+    if slope is None:
+        raise NotYet(
+            "the value is right, but no gradient comes back to the policy: its exposure times are detached on"
+            " their way into the simulator"
+        )
+    return (
+        f"One tick more for both frames would change this loss by {slope:+.1e}: the simulator says so, and"
+        " nobody had to know the best exposures."
+    )
 
 # %% ../../nbs/course/10_checks.ipynb #44-55-course
 @self_check
@@ -400,18 +707,37 @@ def check_interval(
 ) -> str:  # praise
     "Lesson 3, exercise 3: the mean of paired differences and its 95 % interval (normal approximation)."
     draws = generator(2)
-    scene = 30 + 4*torch.randn(80, generator=draws, dtype=torch.float64)
-    ours, theirs = scene + 0.3 + 0.4*torch.randn(80, generator=draws, dtype=torch.float64), scene
+    scene = 30 + 4 * torch.randn(80, generator=draws, dtype=torch.float64)
+    ours, theirs = scene + 0.3 + 0.4 * torch.randn(80, generator=draws, dtype=torch.float64), scene
     d = ours - theirs
-    def interval(mean, error): return torch.stack([mean, mean - 1.96*error, mean + 1.96*error])
-    single, pooled = d.std()/80**0.5, ((ours.var() + theirs.var())/80).sqrt()
-    compare(numbers(ask(student, ours, theirs), (3,), "(mean, low, high)"), interval(d.mean(), single), {
-        "that is theirs - ours: positive should mean that ours is better": interval(-d.mean(), single),
-        "you treat the two as different scenes; each pair shares its scene, and the difference removes it: take the spread of the *differences*": interval(d.mean(), pooled),
-        "that is the spread of single scenes; the mean of n scenes is surer by the root of n": interval(d.mean(), d.std()),
-        "one standard error to each side holds 68 %; 95 % need 1.96": torch.stack([d.mean(), d.mean() - single, d.mean() + single]),
-    }, f"the mean difference is {d.mean():.3f} dB; its standard error is the standard deviation of the differences over the root of their number, and 95 % lie within 1.96 of them", 0.03)
-    return f"With the scenes paired, {d.mean():+.2f} dB is sure to within {1.96*single:.2f} dB; unpaired, it would drown in {1.96*pooled:.2f} dB."
+
+    def interval(mean, error):
+        return torch.stack([mean, mean - 1.96 * error, mean + 1.96 * error])
+
+    single, pooled = d.std() / 80**0.5, ((ours.var() + theirs.var()) / 80).sqrt()
+    compare(
+        numbers(ask(student, ours, theirs), (3,), "(mean, low, high)"),
+        interval(d.mean(), single),
+        {
+            "that is theirs - ours: positive should mean that ours is better": interval(-d.mean(), single),
+            "you treat the two as different scenes; each pair shares its scene, and the difference removes it: take the spread of the *differences*": interval(
+                d.mean(), pooled
+            ),
+            "that is the spread of single scenes; the mean of n scenes is surer by the root of n": interval(
+                d.mean(), d.std()
+            ),
+            "one standard error to each side holds 68 %; 95 % need 1.96": torch.stack(
+                [d.mean(), d.mean() - single, d.mean() + single]
+            ),
+        },
+        f"the mean difference is {d.mean():.3f} dB; its standard error is the standard deviation of the"
+        " differences over the root of their number, and 95 % lie within 1.96 of them",
+        0.03,
+    )
+    return (
+        f"With the scenes paired, {d.mean():+.2f} dB is sure to within {1.96 * single:.2f} dB; unpaired, it"
+        f" would drown in {1.96 * pooled:.2f} dB."
+    )
 
 # %% ../../nbs/course/10_checks.ipynb #46-55-course
 @self_check
@@ -420,18 +746,44 @@ def check_draws(
 ) -> str:  # praise
     "Lesson 4, exercise 1: random exposures for S1 (paper, Sec. 5.2), within the budget of two frames."
     times = numbers(ask(student, 2000, generator(4)), (2000, 2), "the exposure times")
-    ticks, t_u = times/FRAME_TIME, budget(2)/FRAME_TIME
-    if times.max() > 1: raise NotYet("are these ticks? seconds are wanted, a tick is FRAME_TIME")
-    if ticks.min() < 8 - 1e-3: raise NotYet(f"the shortest exposure is {ticks.min():.2f} ticks, the camera's is 8")
-    if ticks.sum(1).max() > t_u + 1e-3: raise NotYet(f"one burst sums to {ticks.sum(1).max():.1f} ticks, over the budget of {t_u:.0f}: draw such a burst again, or draw the second time from what the first leaves")
-    if (ticks.std(0) < 1e-3).all(): raise NotYet("every burst is the same: the restorer would be prepared for that one alone")
-    if ticks.sum(1).std() < 1: raise NotYet("every burst uses the same total: the restorer never sees two short frames, and will punish a policy that tries them")
-    if (ticks[:, 0] - ticks[:, 1]).abs().max() < 1e-3: raise NotYet("both frames always have the same exposure: draw them independently")
-    if (ticks[:, 0] <= ticks[:, 1]).all() or (ticks[:, 0] >= ticks[:, 1]).all(): raise NotYet("the frames are always in the same order: the restorer learns that order, and the policy will find no other")
-    if ticks.max() < 48 or ticks.min() > 12: raise NotYet(f"your exposures span {ticks.min():.0f} to {ticks.max():.0f} ticks; a policy may ask for anything from 8 to 56")
+    ticks, t_u = times / FRAME_TIME, budget(2) / FRAME_TIME
+    if times.max() > 1:
+        raise NotYet("are these ticks? seconds are wanted, a tick is FRAME_TIME")
+    if ticks.min() < 8 - 1e-3:
+        raise NotYet(f"the shortest exposure is {ticks.min():.2f} ticks, the camera's is 8")
+    if ticks.sum(1).max() > t_u + 1e-3:
+        raise NotYet(
+            f"one burst sums to {ticks.sum(1).max():.1f} ticks, over the budget of {t_u:.0f}: draw such a"
+            " burst again, or draw the second time from what the first leaves"
+        )
+    if (ticks.std(0) < 1e-3).all():
+        raise NotYet("every burst is the same: the restorer would be prepared for that one alone")
+    if ticks.sum(1).std() < 1:
+        raise NotYet(
+            "every burst uses the same total: the restorer never sees two short frames, and will punish a"
+            " policy that tries them"
+        )
+    if (ticks[:, 0] - ticks[:, 1]).abs().max() < 1e-3:
+        raise NotYet("both frames always have the same exposure: draw them independently")
+    if (ticks[:, 0] <= ticks[:, 1]).all() or (ticks[:, 0] >= ticks[:, 1]).all():
+        raise NotYet(
+            "the frames are always in the same order: the restorer learns that order, and the policy will"
+            " find no other"
+        )
+    if ticks.max() < 48 or ticks.min() > 12:
+        raise NotYet(
+            f"your exposures span {ticks.min():.0f} to {ticks.max():.0f} ticks; a policy may ask for anything"
+            " from 8 to 56"
+        )
     again = numbers(ask(student, 2000, generator(4)), (2000, 2))
-    if not torch.equal(times, again): raise NotYet("two calls with the same generator differ: draw from `draws` alone, so that a run can be repeated")
-    return f"Short and long in every order, sums from {ticks.sum(1).min():.0f} to {ticks.sum(1).max():.0f} ticks: whatever a policy will ask for, the restorer has seen the like."
+    if not torch.equal(times, again):
+        raise NotYet(
+            "two calls with the same generator differ: draw from `draws` alone, so that a run can be repeated"
+        )
+    return (
+        f"Short and long in every order, sums from {ticks.sum(1).min():.0f} to {ticks.sum(1).max():.0f}"
+        " ticks: whatever a policy will ask for, the restorer has seen the like."
+    )
 
 # %% ../../nbs/course/10_checks.ipynb #48-55-course
 @self_check
@@ -439,13 +791,24 @@ def check_labels(
     student: Callable,  # (errors (b, k), candidates (k, n)) -> (b, n)
 ) -> str:  # praise
     "Lesson 4, exercise 2: pseudo ground truth for the warm-up S2-1 (paper, Sec. 5.3)."
-    errors, options = torch.rand(9, 5, generator=generator(6)), torch.tensor([[8., 8.], [16., 16.], [24., 24.], [32., 32.], [16., 48.]])
+    errors, options = (
+        torch.rand(9, 5, generator=generator(6)),
+        torch.tensor([[8.0, 8.0], [16.0, 16.0], [24.0, 24.0], [32.0, 32.0], [16.0, 48.0]]),
+    )
     answer = ask(student, errors, options)
-    if torch.is_tensor(answer) and torch.equal(answer.detach(), errors.argmin(1)): raise NotYet("these are the *numbers* of the candidates; look their exposures up")
-    compare(numbers(answer, (9, 2), "the labels"), options[errors.argmin(1)].double(), {
-        "you chose the candidate with the *largest* error": options[errors.argmax(1)].double(),
-        "every scene gets the same label, the best on average: choose for each scene by itself (dim 1)": options[errors.mean(0).argmin()].expand(9, -1).double(),
-    }, "a label should be the row of candidates whose error is least for its scene")
+    if torch.is_tensor(answer) and torch.equal(answer.detach(), errors.argmin(1)):
+        raise NotYet("these are the *numbers* of the candidates; look their exposures up")
+    compare(
+        numbers(answer, (9, 2), "the labels"),
+        options[errors.argmin(1)].double(),
+        {
+            "you chose the candidate with the *largest* error": options[errors.argmax(1)].double(),
+            "every scene gets the same label, the best on average: choose for each scene by itself (dim 1)": (
+                options[errors.mean(0).argmin()].expand(9, -1).double()
+            ),
+        },
+        "a label should be the row of candidates whose error is least for its scene",
+    )
     return "Coarse, but on the right side of the hill: from here the gradient knows the way."
 
 # %% ../../nbs/course/10_checks.ipynb #50-55-course
@@ -457,20 +820,43 @@ def check_step(
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         policy, restorer = nn.Linear(2, 2), nn.Linear(2, 1)
-    x = torch.tensor([[1., 2.], [3., -1.]])
-    def loss(policy, restorer): return (restorer(policy(x)) - 1).square().mean()
+    x = torch.tensor([[1.0, 2.0], [3.0, -1.0]])
+
+    def loss(policy, restorer):
+        return (restorer(policy(x)) - 1).square().mean()
+
     before, fixed = ([p.detach().clone() for p in m.parameters()] for m in (policy, restorer))
-    wanted = [p - 0.1*g for p, g in zip(before, torch.autograd.grad(loss(policy, restorer), policy.parameters()))]
-    try: student(policy, restorer, loss, 0.1)
-    except Exception as error: raise NotYet(f"your function stopped with {type(error).__name__}: {error}") from error
+    wanted = [
+        p - 0.1 * g for p, g in zip(before, torch.autograd.grad(loss(policy, restorer), policy.parameters()))
+    ]
+    try:
+        student(policy, restorer, loss, 0.1)
+    except Exception as error:
+        raise NotYet(f"your function stopped with {type(error).__name__}: {error}") from error
     after = [p.detach() for p in policy.parameters()]
-    def same(a, b): return all(torch.allclose(x, y, atol=1e-6) for x, y in zip(a, b))
-    if not same(fixed, [p.detach() for p in restorer.parameters()]): raise NotYet("the restorer has moved as well: in this stage only the policy learns")
-    if same(after, before): raise NotYet("the policy has not moved: put your answer in place of the dots; subtract lr times the gradient, in place and under torch.no_grad()")
-    if same(after, [2*b - w for b, w in zip(before, wanted)]): raise NotYet("you climb: step *against* the gradient")
-    if not same(after, wanted): raise NotYet("the policy has moved, but not by -lr times the gradient of loss(policy, restorer)")
-    if any(p.grad is not None and p.grad.any() for p in restorer.parameters()): raise NotYet("the restorer kept its place, but gradients have piled up in its .grad and would act in the next stage: torch.autograd.grad(loss, policy.parameters()) leaves them alone")
-    return "The gradient passed *through* the restorer and changed nothing in it. That is what freezing means."
+
+    def same(a, b):
+        return all(torch.allclose(x, y, atol=1e-6) for x, y in zip(a, b))
+
+    if not same(fixed, [p.detach() for p in restorer.parameters()]):
+        raise NotYet("the restorer has moved as well: in this stage only the policy learns")
+    if same(after, before):
+        raise NotYet(
+            "the policy has not moved: put your answer in place of the dots; subtract lr times the gradient,"
+            " in place and under torch.no_grad()"
+        )
+    if same(after, [2 * b - w for b, w in zip(before, wanted)]):
+        raise NotYet("you climb: step *against* the gradient")
+    if not same(after, wanted):
+        raise NotYet("the policy has moved, but not by -lr times the gradient of loss(policy, restorer)")
+    if any(p.grad is not None and p.grad.any() for p in restorer.parameters()):
+        raise NotYet(
+            "the restorer kept its place, but gradients have piled up in its .grad and would act in the next"
+            " stage: torch.autograd.grad(loss, policy.parameters()) leaves them alone"
+        )
+    return (
+        "The gradient passed *through* the restorer and changed nothing in it. That is what freezing means."
+    )
 
 # %% ../../nbs/course/10_checks.ipynb #52-55-course
 @self_check
@@ -478,17 +864,33 @@ def check_nearest(
     student: Callable,  # (wanted, steps) -> the nearest of them, in stops
 ) -> str:  # praise
     "Lesson 5, exercise 1: nearness on a dial is counted in stops (powers of two)."
-    steps = [1/250, 1/125, 1/60, 1/30, 1/15]
-    wanted = [1/33, 1/41, 1/44, 1/55, 1/1000, 1/5]
+    steps = [1 / 250, 1 / 125, 1 / 60, 1 / 30, 1 / 15]
+    wanted = [1 / 33, 1 / 41, 1 / 44, 1 / 55, 1 / 1000, 1 / 5]
     right = torch.tensor([Steps(tuple(steps)).near(w)[0] for w in wanted], dtype=torch.float64)
     answer = numbers([ask(student, w, list(steps)) for w in wanted], (6,), "your choices")
-    if any(min(abs(a - s) for s in steps) > 1e-9 for a in answer.tolist()): raise NotYet("your answer is not on the dial: return one of the steps")
-    compare(answer, right, {
-        "nearest in *seconds* favours the shorter step: count in stops, by the logarithm": torch.tensor([min(steps, key=lambda s: abs(s - w)) for w in wanted], dtype=torch.float64),
-        "nearest in 1/seconds favours the longer step: count in stops, by the logarithm": torch.tensor([min(steps, key=lambda s: abs(1/s - 1/w)) for w in wanted], dtype=torch.float64),
-        "you always take the next shorter step; the longer one may be nearer": torch.tensor([max([s for s in steps if s <= w], default=steps[0]) for w in wanted], dtype=torch.float64),
-        "you always take the next longer step; the shorter one may be nearer": torch.tensor([min([s for s in steps if s >= w], default=steps[-1]) for w in wanted], dtype=torch.float64),
-    }, f"for 1/33, 1/41, 1/44, 1/55, 1/1000 and 1/5 s you chose {', '.join(f'1/{1/a:.0f}' for a in answer)}; the nearest in stops are {', '.join(f'1/{1/a:.0f}' for a in right)}", 1e-6)
+    if any(min(abs(a - s) for s in steps) > 1e-9 for a in answer.tolist()):
+        raise NotYet("your answer is not on the dial: return one of the steps")
+    compare(
+        answer,
+        right,
+        {
+            "nearest in *seconds* favours the shorter step: count in stops, by the logarithm": torch.tensor(
+                [min(steps, key=lambda s: abs(s - w)) for w in wanted], dtype=torch.float64
+            ),
+            "nearest in 1/seconds favours the longer step: count in stops, by the logarithm": torch.tensor(
+                [min(steps, key=lambda s: abs(1 / s - 1 / w)) for w in wanted], dtype=torch.float64
+            ),
+            "you always take the next shorter step; the longer one may be nearer": torch.tensor(
+                [max([s for s in steps if s <= w], default=steps[0]) for w in wanted], dtype=torch.float64
+            ),
+            "you always take the next longer step; the shorter one may be nearer": torch.tensor(
+                [min([s for s in steps if s >= w], default=steps[-1]) for w in wanted], dtype=torch.float64
+            ),
+        },
+        f"for 1/33, 1/41, 1/44, 1/55, 1/1000 and 1/5 s you chose {', '.join(f'1/{1 / a:.0f}' for a in answer)};"
+        f" the nearest in stops are {', '.join(f'1/{1 / a:.0f}' for a in right)}",
+        1e-6,
+    )
     return "Light doubles from step to step, so half-way is the geometric mean."
 
 # %% ../../nbs/course/10_checks.ipynb #54-55-course
@@ -498,32 +900,63 @@ def check_shots(
 ) -> str:  # praise
     "Lesson 5, exercise 2: a burst on a camera's own steps, its brightness held (paper, Sec. 4 and Eq. 1)."
     times, gains = third_stops(T_MIN, 0.1).values, third_stops(1, 4096).values
-    wanted, value = [0.0047, 0.0115, 0.0193, 0.0291], PREVIEW_TIME*700
+    wanted, value = [0.0047, 0.0115, 0.0193, 0.0291], PREVIEW_TIME * 700
     answer = ask(student, list(wanted), value, list(times), list(gains))
-    try: pairs = [(float(t), float(g)) for t, g in answer]
-    except (TypeError, ValueError) as error: raise NotYet("a list of pairs (exposure, gain) is wanted") from error
-    if len(pairs) != 4: raise NotYet(f"there are {len(pairs)} shots for 4 exposures")
+    try:
+        pairs = [(float(t), float(g)) for t, g in answer]
+    except (TypeError, ValueError) as error:
+        raise NotYet("a list of pairs (exposure, gain) is wanted") from error
+    if len(pairs) != 4:
+        raise NotYet(f"there are {len(pairs)} shots for 4 exposures")
     t, g = torch.tensor(pairs, dtype=torch.float64).T
-    def on(values, steps): return all(min(abs(math.log2(v/s)) for s in steps) < 1e-6 for v in values.tolist())
-    if (t <= 0).any() or (g <= 0).any(): raise NotYet("exposures and gains must be above 0")
-    if not on(t, times): raise NotYet("an exposure is not on the camera's dial: take the nearest step")
-    if not on(g, gains): raise NotYet("a gain is not on the camera's dial: take the nearest step")
-    right = torch.tensor([[s, Steps(gains).near(value/s)[0]] for s in (Steps(times).near(w)[0] for w in wanted)], dtype=torch.float64)
-    if not torch.allclose(t, right[:, 0]): raise NotYet("an exposure is not the nearest step in stops to the one that was wanted")
-    if (g == g[0]).all(): raise NotYet("all frames have the same gain, so that short ones are dark: t g should stay the exposure value")
-    if torch.allclose(g, torch.tensor([Steps(gains).near(value/w)[0] for w in wanted], dtype=torch.float64)) and not torch.allclose(g, right[:, 1]):
-        raise NotYet("the gains belong to the exposures that were *wanted*; the camera takes another step, and the gain must make up for that one")
-    if not torch.allclose(g, right[:, 1]): raise NotYet(f"a frame is {max(abs(math.log2(a*b/value)) for a, b in pairs):.2f} stops off in brightness: the gain should be the step nearest to value/exposure")
-    return f"The dial moved the exposures by up to {max(abs(math.log2(a/b)) for a, b in zip(t.tolist(), wanted)):.2f} stops, the brightness by no more than {max(abs(residual(Shot(*p), value)) for p in pairs):.2f}."
+
+    def on(values, steps):
+        return all(min(abs(math.log2(v / s)) for s in steps) < 1e-6 for v in values.tolist())
+
+    if (t <= 0).any() or (g <= 0).any():
+        raise NotYet("exposures and gains must be above 0")
+    if not on(t, times):
+        raise NotYet("an exposure is not on the camera's dial: take the nearest step")
+    if not on(g, gains):
+        raise NotYet("a gain is not on the camera's dial: take the nearest step")
+    right = torch.tensor(
+        [[s, Steps(gains).near(value / s)[0]] for s in (Steps(times).near(w)[0] for w in wanted)],
+        dtype=torch.float64,
+    )
+    if not torch.allclose(t, right[:, 0]):
+        raise NotYet("an exposure is not the nearest step in stops to the one that was wanted")
+    if (g == g[0]).all():
+        raise NotYet(
+            "all frames have the same gain, so that short ones are dark: t g should stay the exposure value"
+        )
+    if torch.allclose(
+        g, torch.tensor([Steps(gains).near(value / w)[0] for w in wanted], dtype=torch.float64)
+    ) and not torch.allclose(g, right[:, 1]):
+        raise NotYet(
+            "the gains belong to the exposures that were *wanted*; the camera takes another step, and the"
+            " gain must make up for that one"
+        )
+    if not torch.allclose(g, right[:, 1]):
+        raise NotYet(
+            f"a frame is {max(abs(math.log2(a * b / value)) for a, b in pairs):.2f} stops off in brightness: the"
+            " gain should be the step nearest to value/exposure"
+        )
+    return (
+        "The dial moved the exposures by up to"
+        f" {max(abs(math.log2(a / b)) for a, b in zip(t.tolist(), wanted)):.2f} stops, the brightness by no"
+        f" more than {max(abs(residual(Shot(*p), value)) for p in pairs):.2f}."
+    )
 
 # %% ../../nbs/course/10_checks.ipynb #56-55-course
 class WatchedCamera(SimulatedCamera):
     "A simulated camera that writes down the shots it was asked for."
+
     def __post_init__(self):
         super().__post_init__()
         self.previews, self.shots = [], []
 
-    def preview(self,
+    def preview(
+        self,
         shot: Shot,  # exposure and gain
         timeout: float = 10.0,  # not needed
     ) -> RawFrame:  # one frame
@@ -532,7 +965,8 @@ class WatchedCamera(SimulatedCamera):
         self.previews.append(frame)
         return frame
 
-    def burst(self,
+    def burst(
+        self,
         shots: Sequence[Shot],  # in the order of capture
         timeout: float = 10.0,  # not needed
     ) -> Iterator[RawFrame]:  # one frame for each shot
@@ -547,11 +981,12 @@ def watched_camera(
 ) -> WatchedCamera:  # not yet entered
     "A camera before a cup of coffee in a shaking hand, in light for ISO 70 000, with a dial of third stops."
     from skimage.data import coffee
-    photo = srgb_to_linear(torch.from_numpy(coffee()[:, 40:]).float()/255).numpy()
+
+    photo = srgb_to_linear(torch.from_numpy(coffee()[:, 40:]).float() / 255).numpy()
     colour = random_colour(1, generator(1))
     light = scene_light(in_the_hand(photo, (96, 96), speed, seed), colour, SCENE_TICKS)
-    dial = replace(FREE, exposures=third_stops(T_MIN, 0.1), gains=third_stops(1., 8192.))
-    return WatchedCamera(light, colour, PREVIEW_TIME*700, dial, seed=seed)
+    dial = replace(FREE, exposures=third_stops(T_MIN, 0.1), gains=third_stops(1.0, 8192.0))
+    return WatchedCamera(light, colour, PREVIEW_TIME * 700, dial, seed=seed)
 
 # %% ../../nbs/course/10_checks.ipynb #58-55-course
 @self_check
@@ -560,25 +995,66 @@ def check_take(
 ) -> str:  # praise
     "Lesson 5, exercise 3: from a closed camera and a policy to the frames of a burst (paper, Fig. 1)."
     asked = []
+
     def policy(preview, gain, motion):
         asked.append((preview, gain, motion))
-        return torch.tensor([[9., 15.1, 29.7, 60.2]])*FRAME_TIME
+        return torch.tensor([[9.0, 15.1, 29.7, 60.2]]) * FRAME_TIME
+
     camera = watched_camera()
-    try: frames = student(camera, policy)
-    except CameraError as error: raise NotYet(f"the camera refused: {error}") from error
-    except Exception as error: raise NotYet(f"your function stopped with {type(error).__name__}: {error}") from error
-    if frames is None or frames is ...: raise NotYet("the function is still empty, or returns nothing: put your answer in place of the dots, and end with return")
-    if not isinstance(frames, list | tuple): raise NotYet("burst() hands out its frames one by one: make a list of them while the camera is open")
-    if camera._open: raise NotYet("the camera is still held: use it within a with-block, which releases it whatever happens")
-    if len(camera.previews) < 2: raise NotYet("the policy needs two previews: motion is what changes between them")
-    if not asked: raise NotYet("the policy was never asked")
+    try:
+        frames = student(camera, policy)
+    except CameraError as error:
+        raise NotYet(f"the camera refused: {error}") from error
+    except Exception as error:
+        raise NotYet(f"your function stopped with {type(error).__name__}: {error}") from error
+    if frames is None or frames is ...:
+        raise NotYet(
+            "the function is still empty, or returns nothing: put your answer in place of the dots, and end"
+            " with return"
+        )
+    if not isinstance(frames, list | tuple):
+        raise NotYet("burst() hands out its frames one by one: make a list of them while the camera is open")
+    if camera._open:
+        raise NotYet(
+            "the camera is still held: use it within a with-block, which releases it whatever happens"
+        )
+    if len(camera.previews) < 2:
+        raise NotYet("the policy needs two previews: motion is what changes between them")
+    if not asked:
+        raise NotYet("the policy was never asked")
     preview, gain, motion = asked[-1]
     last = camera.previews[-1]
-    if abs(float(gain) - last.achieved.value/PREVIEW_TIME) > 1e-3*float(gain): raise NotYet(f"the policy was told a gain of {float(gain):.4g}; that of the last preview is {last.achieved.value/PREVIEW_TIME:.4g}")
-    if float(motion) == 0: raise NotYet("the policy was told that nothing moves: measure the motion between the two previews (seen_by_policy does)")
-    if not 0.03 < preview.mean() < 0.3: raise NotYet(f"the last preview has a mean of {preview.mean():.3f}, not about 0.1: let auto_exposure find its exposure first")
-    if len(frames) != 4 or not all(isinstance(f, RawFrame) for f in frames): raise NotYet(f"four RawFrames are wanted, these are {len(frames)}")
+    if abs(float(gain) - last.achieved.value / PREVIEW_TIME) > 1e-3 * float(gain):
+        raise NotYet(
+            f"the policy was told a gain of {float(gain):.4g}; that of the last preview is"
+            f" {last.achieved.value / PREVIEW_TIME:.4g}"
+        )
+    if float(motion) == 0:
+        raise NotYet(
+            "the policy was told that nothing moves: measure the motion between the two previews"
+            " (seen_by_policy does)"
+        )
+    if not 0.03 < preview.mean() < 0.3:
+        raise NotYet(
+            f"the last preview has a mean of {preview.mean():.3f}, not about 0.1: let auto_exposure find its"
+            " exposure first"
+        )
+    if len(frames) != 4 or not all(isinstance(f, RawFrame) for f in frames):
+        raise NotYet(f"four RawFrames are wanted, these are {len(frames)}")
     value = last.achieved.value
-    if any(abs(residual(s, value)) > 0.17 for s in camera.shots): raise NotYet("the burst does not have the preview's brightness: pass the preview's exposure value (achieved.value) on to to_shots")
-    if [s.exposure for s in camera.shots] != [camera.capabilities.exposures.near(t*FRAME_TIME)[0] for t in (9, 15.1, 29.7, 60.2)]: raise NotYet("the exposures of the burst are not the policy's, on the camera's nearest steps: to_shots maps them")
-    return f"Metered, looked twice ({float(motion):.1f} px of motion), chose, mapped and shot. This function runs with any camera that keeps the protocol."
+    if any(abs(residual(s, value)) > 0.17 for s in camera.shots):
+        raise NotYet(
+            "the burst does not have the preview's brightness: pass the preview's exposure value"
+            " (achieved.value) on to to_shots"
+        )
+    if [s.exposure for s in camera.shots] != [
+        camera.capabilities.exposures.near(t * FRAME_TIME)[0] for t in (9, 15.1, 29.7, 60.2)
+    ]:
+        raise NotYet(
+            "the exposures of the burst are not the policy's, on the camera's nearest steps: to_shots maps"
+            " them"
+        )
+    return (
+        f"Metered, looked twice ({float(motion):.1f} px of motion), chose, mapped and shot. This function"
+        " runs with any camera that keeps the protocol."
+    )

@@ -17,13 +17,26 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from ..core import BURST_START, FRAME_TIME, generator
-from .live import COLOURS, SPEEDS, UNSEEN, Explorer, LiveFigure, Scene, ask, exposure_sliders, restore, score, take, to_seconds, unseen_scene
-from ..scoring.search import oracle
-from ..policies.protocol import Policy
-from ..policies.rules import bracket
+from debir_nb.explore.live import (
+    COLOURS,
+    SPEEDS,
+    UNSEEN,
+    Explorer,
+    LiveFigure,
+    Scene,
+    ask,
+    exposure_sliders,
+    restore,
+    score,
+    take,
+    to_seconds,
+    unseen_scene,
+)
 from ..light.raw import develop
-from ..policies.protocol import observe, random_gains
 from ..light.simulator import Simulator, check_exposures, timeline
+from ..policies.protocol import Policy, observe, random_gains
+from ..policies.rules import bracket
+from ..scoring.search import oracle
 
 # %% ../../nbs/explore/40_beat_baenet.ipynb #06-53-beat-baenet
 def deal(
@@ -31,7 +44,9 @@ def deal(
 ) -> tuple[Scene, float]:  # the scene, and g_p
     "Draw a round of the game."
     draws = generator(17, number)
-    name, speed = (tuple(choices)[torch.randint(len(choices), (), generator=draws)] for choices in (UNSEEN, SPEEDS))
+    name, speed = (
+        tuple(choices)[torch.randint(len(choices), (), generator=draws)] for choices in (UNSEEN, SPEEDS)
+    )
     return unseen_scene(name, speed, seed=number), random_gains(1, draws).item()
 
 # %% ../../nbs/explore/40_beat_baenet.ipynb #08-53-beat-baenet
@@ -42,14 +57,17 @@ def best_exposures(
     done: Callable[[], None] = lambda: None,  # called after every restoration
 ) -> Float[Tensor, "4"]:  # t*, s
     "The oracle's exposures for one scene (`scoring/30_search`, a coarser search)."
+
     def counted(frames, noise_std):
         done()
         return restorer(frames, noise_std)
+
     return oracle(counted, Simulator(), scene.light, torch.tensor([gain]), 4, (99,), step=32, finest=8)[0][0]
 
 # %% ../../nbs/explore/40_beat_baenet.ipynb #11-53-beat-baenet
 class BeatBAENet(Explorer):
     "Choose exposures for a scene, then see how others would have chosen, scored."
+
     PLAYERS = ("you", "BAENet", "bracket", "oracle")
 
     def __init__(
@@ -59,7 +77,11 @@ class BeatBAENet(Explorer):
     ) -> None:
         "Deal the first round."
         self.policy, self.restorer, self.round, self.won, self.played = policy, restorer, 0, 0, 0
-        self.bar, self.result, (self.scene, self.gain) = IntProgress(0, 0, 120, description="oracle", layout=Layout(width="290px")), "", deal(0)
+        self.bar, self.result, (self.scene, self.gain) = (
+            IntProgress(0, 0, 120, description="oracle", layout=Layout(width="290px")),
+            "",
+            deal(0),
+        )
         super().__init__(LiveFigure(*self._figure()), self.show, **exposure_sliders([16, 16, 16, 16]))
         self.shot, self.next = self.button("shoot", self.shoot), self.button("next scene", self.deal_next)
         self.panel.children += (self.bar,)
@@ -70,40 +92,71 @@ class BeatBAENet(Explorer):
         figure = Figure(figsize=(9.6, 4.4), dpi=80, layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=[1.25, 1])
         axes = above.subplots(1, 6)
-        self.images = [ax.imshow(np.zeros((2, 2, 3)), extent=(0, 1, 0, 1), vmin=0, vmax=1, interpolation="nearest") for ax in axes]
+        self.images = [
+            ax.imshow(np.zeros((2, 2, 3)), extent=(0, 1, 0, 1), vmin=0, vmax=1, interpolation="nearest")
+            for ax in axes
+        ]
         self.titles = [ax.set_title("\n", fontsize=9) for ax in axes]
-        for ax in axes: ax.axis("off")
+        for ax in axes:
+            ax.axis("off")
         ax = below.subplots()
-        ax.set(xlim=(0, 80), ylim=(3.6, -.6), yticks=range(4), yticklabels=self.PLAYERS, xlabel="time since the burst began (ms)", title="when each frame is open")
-        self.bars = [[ax.add_patch(Rectangle((0, y - .35), 0, .7, color=colour)) for colour in COLOURS] for y in range(4)]
+        ax.set(
+            xlim=(0, 80),
+            ylim=(3.6, -0.6),
+            yticks=range(4),
+            yticklabels=self.PLAYERS,
+            xlabel="time since the burst began (ms)",
+            title="when each frame is open",
+        )
+        self.bars = [
+            [ax.add_patch(Rectangle((0, y - 0.35), 0, 0.7, color=colour)) for colour in COLOURS]
+            for y in range(4)
+        ]
         return figure, [*self.images, *self.titles, *sum(self.bars, [])]
 
-    def plan(self,
+    def plan(
+        self,
         player: int,  # row
         exposures: Float[Tensor, "4"] | None,  # t_i, s; None: not shown
     ) -> None:
         "Draw one player's frames along the time."
         opens, closes = timeline(exposures[None]) if exposures is not None else torch.zeros(2, 1, 4)
-        for bar, a, b in zip(self.bars[player], opens[0].tolist(), closes[0].tolist()): bar.set_x(1e3*(a - BURST_START)); bar.set_width(1e3*(b - a))
+        for bar, a, b in zip(self.bars[player], opens[0].tolist(), closes[0].tolist()):
+            bar.set_x(1e3 * (a - BURST_START))
+            bar.set_width(1e3 * (b - a))
 
-    def see(self,
+    def see(
+        self,
         places: list[int],  # of the pictures, from the left
         packed: Float[Tensor, "k 4 h w"],  # linear RAW
         titles: list[str],  # one for each
     ) -> None:
         "Put pictures in their places."
         for place, picture, title in zip(places, develop(packed[None], self.scene.colour)[0], titles):
-            self.images[place].set_data(picture.permute(1, 2, 0).numpy()); self.titles[place].set_text(title)
+            self.images[place].set_data(picture.permute(1, 2, 0).numpy())
+            self.titles[place].set_text(title)
 
     def begin(self) -> None:
         "Show the preview and nothing else."
-        preview, _, self.motion = observe(Simulator(), self.scene.light, torch.tensor([self.gain]), self.scene.colour, generator(1))
-        self.result, self.bar.value, grey = "", 0, torch.full_like(preview, .1).expand(5, -1, -1, -1)
-        self.see(list(range(6)), torch.cat([preview, grey]), [f"preview\ngain {self.gain:.0f}, motion {self.motion.item():.1f} px", *(f"{player}\n?" for player in self.PLAYERS), "what was there\n?"])
-        for player in (1, 2, 3): self.plan(player, None)
+        preview, _, self.motion = observe(
+            Simulator(), self.scene.light, torch.tensor([self.gain]), self.scene.colour, generator(1)
+        )
+        self.result, self.bar.value, grey = "", 0, torch.full_like(preview, 0.1).expand(5, -1, -1, -1)
+        self.see(
+            list(range(6)),
+            torch.cat([preview, grey]),
+            [
+                f"preview\ngain {self.gain:.0f}, motion {self.motion.item():.1f} px",
+                *(f"{player}\n?" for player in self.PLAYERS),
+                "what was there\n?",
+            ],
+        )
+        for player in (1, 2, 3):
+            self.plan(player, None)
         self.update()
 
-    def show(self,
+    def show(
+        self,
         **ticks: int,  # t1..t4
     ) -> str:  # how much of the budget is used, and the result
         "Draw the player's plan. `ValueError` over the budget."
@@ -113,30 +166,47 @@ class BeatBAENet(Explorer):
         return f"<b>{sum(ticks.values())} of 128 ticks</b>. {self.result or 'Shoot when you are content.'}"
 
     def shoot(self) -> None:
-        "Take everybody's bursts, score them, then let the oracle search. `ValueError` over the budget is shown instead."
+        """Take everybody's bursts, score them, then let the oracle search. `ValueError` over the budget is
+        shown instead.
+        """
         yours = to_seconds(control.value for control in self.controls.values())
-        if yours.sum()/FRAME_TIME > 128 + 1e-3: return self.update()
+        if yours.sum() / FRAME_TIME > 128 + 1e-3:
+            return self.update()
         vectors = torch.stack([yours, ask(self.policy, self.scene, self.gain), bracket(4).exposures])
         numbers = self.reveal([1, 2, 3], vectors)
         self.see([5], self.scene.target, ["what was there\n"])
-        if not self.bar.value: self.played, self.won = self.played + 1, self.won + (numbers[0] > numbers[1])
-        self.result = f"You {numbers[0]:.2f} dB, BAENet {numbers[1]:.2f} dB, bracket {numbers[2]:.2f} dB. You are ahead of BAENet in {self.won} of {self.played}."
+        if not self.bar.value:
+            self.played, self.won = self.played + 1, self.won + (numbers[0] > numbers[1])
+        self.result = (
+            f"You {numbers[0]:.2f} dB, BAENet {numbers[1]:.2f} dB, bracket {numbers[2]:.2f} dB. You are ahead"
+            f" of BAENet in {self.won} of {self.played}."
+        )
         self.update()
-        if self.bar.value: return  # the oracle's choice does not depend on yours
-        def done(): self.bar.value = min(self.bar.value + 1, self.bar.max - 1)
-        best, = self.reveal([4], best_exposures(self.restorer, self.scene, self.gain, done)[None])
+        if self.bar.value:
+            return  # the oracle's choice does not depend on yours
+
+        def done():
+            self.bar.value = min(self.bar.value + 1, self.bar.max - 1)
+
+        (best,) = self.reveal([4], best_exposures(self.restorer, self.scene, self.gain, done)[None])
         self.bar.value, self.result = self.bar.max, f"{self.result} The oracle: {best:.2f} dB."
         self.update()
 
-    def reveal(self,
+    def reveal(
+        self,
         places: list[int],  # of the pictures, which are the rows of the plan plus one
         vectors: Float[Tensor, "k 4"],  # t_i, s
     ) -> list[float]:  # PSNR, dB
         "Shoot, restore, score and show some players."
         restored = restore(self.restorer, take(self.scene, vectors, self.gain))
         numbers = score(restored, self.scene).tolist()
-        self.see(places, restored, [f"{self.PLAYERS[place - 1]}\n{db:.2f} dB" for place, db in zip(places, numbers)])
-        for place, exposures in zip(places, vectors): self.plan(place - 1, exposures)
+        self.see(
+            places,
+            restored,
+            [f"{self.PLAYERS[place - 1]}\n{db:.2f} dB" for place, db in zip(places, numbers)],
+        )
+        for place, exposures in zip(places, vectors):
+            self.plan(place - 1, exposures)
         return numbers
 
     def deal_next(self) -> None:

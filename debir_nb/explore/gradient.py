@@ -14,7 +14,17 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..core import FRAME_TIME
-from .live import COLOURS, SPEEDS, UNSEEN, Explorer, LiveFigure, Scene, take, to_seconds, unseen_scene
+from debir_nb.explore.live import (
+    COLOURS,
+    SPEEDS,
+    UNSEEN,
+    Explorer,
+    LiveFigure,
+    Scene,
+    take,
+    to_seconds,
+    unseen_scene,
+)
 from ..light.raw import develop
 
 # %% ../../nbs/explore/30_gradient.ipynb #06-52-gradient
@@ -23,7 +33,8 @@ def losses(
     scene: Scene,  # before the camera
     exposures: Float[Tensor, "k n"],  # t_i of k bursts, s
     gain: float,  # g_p, 1
-) -> tuple[Float[Tensor, "k"], Float[Tensor, "k 4 h w"], Float[Tensor, "k n 4 h w"]]:  # mean absolute error, restored pictures and frames, linear RAW
+    # mean absolute error, restored pictures and frames, linear RAW
+) -> tuple[Float[Tensor, "k"], Float[Tensor, "k 4 h w"], Float[Tensor, "k n 4 h w"]]:
     "L_DEBIR of every burst, differentiable in `exposures` (paper, Eq. 13)."
     burst = take(scene, exposures, gain)
     restored = restorer(burst.frames, burst.noise_std)
@@ -35,16 +46,18 @@ def tangent(
     scene: Scene,  # before the camera
     exposures: Float[Tensor, "n"],  # t_i, s
     gain: float,  # g_p, 1
-) -> tuple[float, Float[Tensor, "n"], Float[Tensor, "1 4 h w"], Float[Tensor, "1 n 4 h w"]]:  # loss, its derivative by every t_i per tick, restored picture, frames
+    # loss, its derivative by every t_i per tick, restored picture, frames
+) -> tuple[float, Float[Tensor, "n"], Float[Tensor, "1 4 h w"], Float[Tensor, "1 n 4 h w"]]:
     "Loss and gradient of one burst."
-    ticks = (exposures/FRAME_TIME).requires_grad_()
-    loss, restored, frames = losses(restorer, scene, (ticks*FRAME_TIME)[None], gain)
-    slope, = torch.autograd.grad(loss[0], ticks)
+    ticks = (exposures / FRAME_TIME).requires_grad_()
+    loss, restored, frames = losses(restorer, scene, (ticks * FRAME_TIME)[None], gain)
+    (slope,) = torch.autograd.grad(loss[0], ticks)
     return loss.item(), slope, restored.detach(), frames.detach()
 
 # %% ../../nbs/explore/30_gradient.ipynb #11-52-gradient
 class Gradient(Explorer):
     "One exposure, the loss along it, its tangent, and a step downhill."
+
     TICKS = torch.arange(8.0, 65, 4)  # where the curve is computed
     HELD = 16.0  # exposure of the other frames, ticks
 
@@ -55,9 +68,16 @@ class Gradient(Explorer):
         "Compute the first curve and draw it."
         self.restorer, self.curves, self.drawn, self.visited = restorer.requires_grad_(False), {}, None, []
         self.bar = IntProgress(0, 0, len(self.TICKS), description="curve", layout=Layout(width="290px"))
-        super().__init__(LiveFigure(*self._figure()), self.show, t=FloatSlider(12, min=8, max=64, step=.25, description="t (ticks)"), rate=FloatLogSlider(3e4, base=10, min=3, max=6, description="rate η"),
-                         frame=Dropdown(options=[1, 2, 3, 4], description="frame"), speed=Dropdown(options=SPEEDS, value=1.0, description="motion"), gain=Dropdown(options=[512, 700, 1024], value=700, description="gain g_p"),
-                         photograph=Dropdown(options=[*UNSEEN], value="coffee", description="scene"))
+        super().__init__(
+            LiveFigure(*self._figure()),
+            self.show,
+            t=FloatSlider(12, min=8, max=64, step=0.25, description="t (ticks)"),
+            rate=FloatLogSlider(3e4, base=10, min=3, max=6, description="rate η"),
+            frame=Dropdown(options=[1, 2, 3, 4], description="frame"),
+            speed=Dropdown(options=SPEEDS, value=1.0, description="motion"),
+            gain=Dropdown(options=[512, 700, 1024], value=700, description="gain g_p"),
+            photograph=Dropdown(options=[*UNSEEN], value="coffee", description="scene"),
+        )
         self.button("take a gradient step", self.step)
         self.panel.children += (self.bar,)
 
@@ -65,26 +85,36 @@ class Gradient(Explorer):
         "The curve, and two pictures."
         figure = Figure(figsize=(9.6, 3.6), dpi=80, layout="constrained")
         self.axes, *beside = figure.subplots(1, 3, width_ratios=[2.4, 1, 1])
-        self.axes.set(xlim=(6, 66), xlabel="exposure of the frame (ticks of 1/1920 s)", ylabel="restoration loss (% of white)")
-        self.curve, = self.axes.plot([], [], color="0.5")
-        self.line, = self.axes.plot([], [], color=COLOURS[1], lw=2)
-        self.path, = self.axes.plot([], [], "o-", color=COLOURS[3], mfc="white", lw=.8, ms=6)
-        self.point, = self.axes.plot([], [], "o", color=COLOURS[0], ms=10)
-        self.images = [ax.imshow(np.zeros((2, 2, 3)), extent=(0, 1, 0, 1), vmin=0, vmax=1, interpolation="nearest") for ax in beside]
+        self.axes.set(
+            xlim=(6, 66),
+            xlabel="exposure of the frame (ticks of 1/1920 s)",
+            ylabel="restoration loss (% of white)",
+        )
+        (self.curve,) = self.axes.plot([], [], color="0.5")
+        (self.line,) = self.axes.plot([], [], color=COLOURS[1], lw=2)
+        (self.path,) = self.axes.plot([], [], "o-", color=COLOURS[3], mfc="white", lw=0.8, ms=6)
+        (self.point,) = self.axes.plot([], [], "o", color=COLOURS[0], ms=10)
+        self.images = [
+            ax.imshow(np.zeros((2, 2, 3)), extent=(0, 1, 0, 1), vmin=0, vmax=1, interpolation="nearest")
+            for ax in beside
+        ]
         self.titles = [ax.set_title(" ", fontsize=9) for ax in beside]
-        for ax in beside: ax.axis("off")
+        for ax in beside:
+            ax.axis("off")
         return figure, [self.curve, self.line, self.path, self.point, *self.images, *self.titles]
 
-    def exposures(self,
+    def exposures(
+        self,
         frame: int,  # 1..4
         ticks: Float[Tensor, "k"],  # its exposures
     ) -> Float[Tensor, "k 4"]:  # s
         "Bursts of which one frame differs."
         vectors = torch.full((len(ticks), 4), self.HELD)
         vectors[:, frame - 1] = ticks
-        return vectors*FRAME_TIME
+        return vectors * FRAME_TIME
 
-    def visit(self,
+    def visit(
+        self,
         photograph: str,  # one of UNSEEN
         speed: float,  # px per frame at 240 frames/s
         gain: float,  # g_p, 1
@@ -92,11 +122,13 @@ class Gradient(Explorer):
     ) -> Scene:  # whose curve is drawn
         "Compute and draw the curve of a choice, once, a point at a time."
         key = photograph, speed, gain, frame
-        scene = self.curves[key][0] if key in self.curves else unseen_scene(photograph, speed, 40)  # small: the way back through the restorer takes twice as long as the way there
+        # small: the way back through the restorer takes twice as long as the way there
+        scene = self.curves[key][0] if key in self.curves else unseen_scene(photograph, speed, 40)
         if key not in self.curves:
             points, self.bar.value = [], 0
             for vector in self.exposures(frame, self.TICKS):
-                with torch.no_grad(): points.append(100*losses(self.restorer, scene, vector[None], gain)[0].item())
+                with torch.no_grad():
+                    points.append(100 * losses(self.restorer, scene, vector[None], gain)[0].item())
                 self.bar.value += 1
             self.curves[key] = scene, points
         if key != self.drawn:
@@ -104,11 +136,12 @@ class Gradient(Explorer):
             self.visited.clear()
             self.curve.set_data(self.TICKS, self.curves[key][1])
             low, high = min(self.curves[key][1]), max(self.curves[key][1])
-            self.axes.set_ylim(low - .25*(high - low), high + .25*(high - low))
+            self.axes.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
             self.live.redraw()
         return scene
 
-    def show(self,
+    def show(
+        self,
         t: float,  # exposure of the frame, ticks
         rate: float,  # of a step; not drawn
         frame: int,  # 1..4
@@ -118,17 +151,27 @@ class Gradient(Explorer):
     ) -> str:  # loss and slope
         "Loss, tangent and picture at one exposure."
         scene = self.visit(photograph, speed, float(gain), frame)
-        loss, slopes, restored, frames = tangent(self.restorer, scene, self.exposures(frame, torch.tensor([float(t)]))[0], float(gain))
+        loss, slopes, restored, frames = tangent(
+            self.restorer, scene, self.exposures(frame, torch.tensor([float(t)]))[0], float(gain)
+        )
         self.slope, span = slopes[frame - 1].item(), np.array([-9.0, 9.0])
-        self.point.set_data([t], [100*loss])
-        self.line.set_data(t + span, 100*(loss + span*self.slope))
+        self.point.set_data([t], [100 * loss])
+        self.line.set_data(t + span, 100 * (loss + span * self.slope))
         self.path.set_data(*zip(*self.visited)) if self.visited else self.path.set_data([], [])
-        for image, picture in zip(self.images, develop(torch.cat([frames[:, frame - 1], restored.clamp(0, 1)])[None], scene.colour)[0]): image.set_data(picture.permute(1, 2, 0).numpy())
-        for title, text in zip(self.titles, (f"frame {frame}: {t/1.92:.1f} ms", "restored")): title.set_text(text)
-        return f"<b>L = {100*loss:.3f} % of white</b>, dL/dt = {100*self.slope:+.4f} % per tick: {'shorter' if self.slope > 0 else 'longer'} is better"
+        for image, picture in zip(
+            self.images,
+            develop(torch.cat([frames[:, frame - 1], restored.clamp(0, 1)])[None], scene.colour)[0],
+        ):
+            image.set_data(picture.permute(1, 2, 0).numpy())
+        for title, text in zip(self.titles, (f"frame {frame}: {t / 1.92:.1f} ms", "restored")):
+            title.set_text(text)
+        return (
+            f"<b>L = {100 * loss:.3f} % of white</b>, dL/dt = {100 * self.slope:+.4f} % per tick:"
+            f" {'shorter' if self.slope > 0 else 'longer'} is better"
+        )
 
     def step(self) -> None:
         "t <- t - rate*slope, within t_min and t_max."
         t = self.controls["t"].value
         self.visited.append((t, self.point.get_ydata()[0]))
-        self.set(t=min(64.0, max(8.0, t - self.controls["rate"].value*self.slope)))
+        self.set(t=min(64.0, max(8.0, t - self.controls["rate"].value * self.slope)))

@@ -22,16 +22,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ..core import FRAME_TIME, check, generator
-from ..scoring.metrics import psnr
+from ..cameras.simulated import SCENE_TICKS, scene_light
+from ..core import FRAME_TIME, generator
 from ..light.radiance import MovingPhotograph, hand_held, to_linear
 from ..light.raw import RGB2CAM, CameraColour, develop
-from ..policies.protocol import observe
-from ..cameras.simulated import SCENE_TICKS, scene_light
 from ..light.simulator import Burst, LightInMemory, Simulator, timeline
+from ..policies.protocol import observe
+from ..scoring.metrics import psnr
 
 # %% ../../nbs/explore/10_live.ipynb #05-50-explorers
-UNSEEN = {"astronaut": (400, (176, 92)), "coffee": (440, (255, 204)), "coins": (384, (150, 128))}  # photograph: width to which it is scaled, px, and what the camera looks at
+# photograph: width to which it is scaled, px, and what the camera looks at
+UNSEEN = {"astronaut": (400, (176, 92)), "coffee": (440, (255, 204)), "coins": (384, (150, 128))}
 SPEEDS = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0)  # of the hand, px per frame at 240 frames/s
 SIDE = 64  # of a scene, px: the crop that the networks were trained on
 
@@ -39,6 +40,7 @@ SIDE = 64  # of a scene, px: the crop that the networks were trained on
 @dataclass(frozen=True)
 class Scene:
     "What stands before the camera."
+
     seen: MovingPhotograph  # known at every instant
     light: LightInMemory  # the same on the Bayer sensor, ready to be exposed
     colour: CameraColour  # of the camera (b = 1)
@@ -56,11 +58,20 @@ def unseen_scene(
     seed: int = 5,  # of the hand's path
 ) -> Scene:  # a photograph of the test split in a shaking hand
     "Film a photograph that no network was trained on. `ValueError` for an unknown one."
-    check(name in UNSEEN, f"name is {name!r}: choose one of {', '.join(UNSEEN)}")
+    if name not in UNSEEN:
+        raise ValueError(f"name is {name!r}: choose one of {', '.join(UNSEEN)}")
     (across, middle), image = UNSEEN[name], getattr(skimage.data, name)()
-    photo = to_linear(np.ascontiguousarray(np.broadcast_to(image[..., None], (*image.shape, 3)) if image.ndim == 2 else image))
-    photo = cv2.resize(photo, (across, round(across*image.shape[0]/image.shape[1])), interpolation=cv2.INTER_AREA)
-    seen = hand_held(photo, generator(seed), (side, side), middle, 240*speed, (SCENE_TICKS + 1)*FRAME_TIME, objects=0)
+    photo = to_linear(
+        np.ascontiguousarray(
+            np.broadcast_to(image[..., None], (*image.shape, 3)) if image.ndim == 2 else image
+        )
+    )
+    photo = cv2.resize(
+        photo, (across, round(across * image.shape[0] / image.shape[1])), interpolation=cv2.INTER_AREA
+    )
+    seen = hand_held(
+        photo, generator(seed), (side, side), middle, 240 * speed, (SCENE_TICKS + 1) * FRAME_TIME, objects=0
+    )
     colour = CameraColour(RGB2CAM[:1], torch.tensor([2.1]), torch.tensor([1.7]), torch.tensor([1.25]))
     return Scene(seen, scene_light(seen, colour, SCENE_TICKS), colour)
 
@@ -73,7 +84,7 @@ def blur(
     "How far the middle of the picture travels during each frame of a burst."
     start, stop = (t[0].double().numpy() for t in timeline(exposures[None]))
     way = scene.seen.path(np.linspace(start, stop, steps + 1, axis=1))  # n, steps + 1, 3, 3
-    middle = way[..., :2, 2]/way[..., 2:, 2]
+    middle = way[..., :2, 2] / way[..., 2:, 2]
     return torch.from_numpy(np.linalg.norm(np.diff(middle, axis=1), axis=2).sum(1)).float()
 
 # %% ../../nbs/explore/10_live.ipynb #13-50-explorers
@@ -83,8 +94,12 @@ def take(
     gain: float,  # g_p, 1
     seed: int = 0,  # of the noise
 ) -> Burst:  # k bursts of the scene
-    "Bursts of one scene with the same draws of noise, differentiable in `exposures`. `ValueError` as `check_exposures`."
-    bursts = [Simulator().burst(scene.light, row[None], torch.tensor([gain]), generator(seed)) for row in exposures]
+    """Bursts of one scene with the same draws of noise, differentiable in `exposures`. `ValueError` as
+    `check_exposures`.
+    """
+    bursts = [
+        Simulator().burst(scene.light, row[None], torch.tensor([gain]), generator(seed)) for row in exposures
+    ]
     return Burst(torch.cat([b.frames for b in bursts]), torch.cat([b.noise_std for b in bursts]))
 
 # %% ../../nbs/explore/10_live.ipynb #14-50-explorers
@@ -118,6 +133,7 @@ def ask(
 # %% ../../nbs/explore/10_live.ipynb #19-50-explorers
 class LiveFigure:
     "A figure of which a few artists change and the rest is drawn once."
+
     def __init__(
         self,
         figure: Figure,  # finished
@@ -125,7 +141,8 @@ class LiveFigure:
     ) -> None:
         "Draw what stays."
         self.figure, self.changing, self.canvas = figure, list(changing), FigureCanvasAgg(figure)
-        for artist in self.changing: artist.set_animated(True)
+        for artist in self.changing:
+            artist.set_animated(True)
         self.redraw()
 
     def redraw(self) -> None:
@@ -136,63 +153,92 @@ class LiveFigure:
     def png(self) -> bytes:  # of the whole figure
         "The figure as it is now."
         self.canvas.restore_region(self.background)
-        for artist in self.changing: artist.axes.draw_artist(artist)
+        for artist in self.changing:
+            artist.axes.draw_artist(artist)
         pixels = np.asarray(self.canvas.buffer_rgba())[..., 2::-1]
-        return cv2.imencode(".png", np.ascontiguousarray(pixels), [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+        return cv2.imencode(".png", np.ascontiguousarray(pixels), [cv2.IMWRITE_PNG_COMPRESSION, 1])[
+            1
+        ].tobytes()
 
 # %% ../../nbs/explore/10_live.ipynb #22-50-explorers
 class Explorer(VBox):
     "Sliders, a picture and a line of numbers; every change of a slider redraws both."
+
     def __init__(
         self,
         live: LiveFigure,  # its figure
-        draw: Callable[..., str],  # the controls' values by name -> line of numbers; changes the figure's artists
+        # the controls' values by name -> line of numbers; changes the figure's artists
+        draw: Callable[..., str],
         **controls: Widget,  # sliders and menus, by name
     ) -> None:
         "Draw for the values that the controls have."
         self.live, self.draw, self.controls, self.seconds = live, draw, controls, []
-        self.picture, self.number = Image(format="png", layout=Layout(max_width="100%", object_fit="contain")), HTML()
+        self.picture, self.number = (
+            Image(format="png", layout=Layout(max_width="100%", object_fit="contain")),
+            HTML(),
+        )
         self.panel = VBox([*controls.values()], layout=Layout(min_width="300px"))
-        super().__init__([HBox([self.panel, VBox([self.number, self.picture])], layout=Layout(flex_flow="row wrap", align_items="flex-start"))])
-        for control in controls.values(): control.observe(self.update, "value")
+        super().__init__(
+            [
+                HBox(
+                    [self.panel, VBox([self.number, self.picture])],
+                    layout=Layout(flex_flow="row wrap", align_items="flex-start"),
+                )
+            ]
+        )
+        for control in controls.values():
+            control.observe(self.update, "value")
         self.update()
 
-    def update(self,
+    def update(
+        self,
         change: dict | None = None,  # what the widget says of the change; not needed
     ) -> None:
         "Redraw, and keep how long it took."
         begun = time.perf_counter()
-        try: line = self.draw(**{name: control.value for name, control in self.controls.items()})
-        except ValueError as e: line = f"<b>Not possible:</b> {e}"
+        try:
+            line = self.draw(**{name: control.value for name, control in self.controls.items()})
+        except ValueError as e:
+            line = f"<b>Not possible:</b> {e}"
         self.picture.value = self.live.png()
         self.seconds.append(time.perf_counter() - begun)
-        self.number.value = f"{line} <span style='opacity: .6'>({1e3*self.seconds[-1]:.0f} ms)</span>"
+        self.number.value = f"{line} <span style='opacity: .6'>({1e3 * self.seconds[-1]:.0f} ms)</span>"
 
-    def set(self,
+    def set(
+        self,
         **values,  # new values of controls, by name
     ) -> None:
         "Change several controls and redraw once."
-        for control in self.controls.values(): control.unobserve(self.update, "value")
-        for name, value in values.items(): self.controls[name].value = value
-        for control in self.controls.values(): control.observe(self.update, "value")
+        for control in self.controls.values():
+            control.unobserve(self.update, "value")
+        for name, value in values.items():
+            self.controls[name].value = value
+        for control in self.controls.values():
+            control.observe(self.update, "value")
         self.update()
 
-    def button(self,
+    def button(
+        self,
         text: str,  # on the button
         action: Callable[[], None],  # what a click does
     ) -> Button:  # it stands below the controls
         "Add a button; it waits while its action runs."
         button = Button(description=text, layout=Layout(width="auto"))
+
         def clicked(_):
             button.disabled = True
-            try: action()
-            finally: button.disabled = False
+            try:
+                action()
+            finally:
+                button.disabled = False
+
         button.on_click(clicked)
         self.panel.children += (button,)
         return button
 
 # %% ../../nbs/explore/10_live.ipynb #25-50-explorers
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # of the frames, in every explorer: blue, orange, green, pink
+# of the frames, in every explorer: blue, orange, green, pink
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 
 # %% ../../nbs/explore/10_live.ipynb #26-50-explorers
 def exposure_sliders(
@@ -206,4 +252,4 @@ def to_seconds(
     ticks: Iterable[float | int],  # exposure times in ticks
 ) -> Float[Tensor, "n"]:  # t_i, s
     "Exposure times as the library takes them."
-    return torch.tensor([float(t) for t in ticks])*FRAME_TIME
+    return torch.tensor([float(t) for t in ticks]) * FRAME_TIME

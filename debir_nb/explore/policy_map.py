@@ -15,22 +15,36 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..core import FRAME_TIME, generator
-from ..policies.by_name import RULES, load_policy
 from .live import COLOURS, UNSEEN, Explorer, LiveFigure, Scene, unseen_scene
-from ..policies.by_name import LEARNED
-from ..policies.protocol import Policy
 from ..light.simulator import Simulator
+from ..policies.by_name import LEARNED, RULES, load_policy
+from ..policies.protocol import Policy
 
 # %% ../../nbs/explore/50_policy_map.ipynb #06-54-policy
-WORDS = {"bracket": "bracket", "random": "random", "average": "Average AE", "gradient": "Gradient AE", "motion": "motion\nmetering", "fixed": "best fixed", "uniform": "uniform\nBAENet",
-         "gimbal": "Digital\nGimbal", "no_preview": "BAENet with-\nout preview", "no_gain": "BAENet\nwithout gain", "no_motion": "BAENet with-\nout motion"}  # of `load_policy`: as written above a plot
+WORDS = {
+    "bracket": "bracket",
+    "random": "random",
+    "average": "Average AE",
+    "gradient": "Gradient AE",
+    "motion": "motion\nmetering",
+    "fixed": "best fixed",
+    "uniform": "uniform\nBAENet",
+    "gimbal": "Digital\nGimbal",
+    "no_preview": "BAENet with-\nout preview",
+    "no_gain": "BAENet\nwithout gain",
+    "no_motion": "BAENet with-\nout motion",
+}  # of `load_policy`: as written above a plot
 
 # %% ../../nbs/explore/50_policy_map.ipynb #07-54-policy
 def at_hand(
     models: Path,  # folder with the weights of the pipeline
 ) -> dict[str, Policy]:  # by name
     "The policies of four frames other than BAENet: the rules, and what was trained."
-    return {words: load_policy(name, 4, models) for name, words in WORDS.items() if name in RULES or (models/f"{name}.pt").is_file()}
+    return {
+        words: load_policy(name, 4, models)
+        for name, words in WORDS.items()
+        if name in RULES or (models / f"{name}.pt").is_file()
+    }
 
 # %% ../../nbs/explore/50_policy_map.ipynb #10-54-policy
 def sweep(
@@ -40,13 +54,17 @@ def sweep(
     motions: Float[Tensor, "k"],  # m_p, px, one for each gain
 ) -> dict[str, Float[Tensor, "k n"]]:  # t_i of each policy, ticks
     "What every policy answers at each pair of gain and motion."
-    seen = torch.cat([Simulator().previews(scene.light, gain[None], generator(1))[1] for gain in gains.unique()])
+    seen = torch.cat(
+        [Simulator().previews(scene.light, gain[None], generator(1))[1] for gain in gains.unique()]
+    )
     preview = seen[gains.unique(return_inverse=True)[1]]
-    with torch.no_grad(): return {name: policy(preview, gains, motions)/FRAME_TIME for name, policy in policies.items()}
+    with torch.no_grad():
+        return {name: policy(preview, gains, motions) / FRAME_TIME for name, policy in policies.items()}
 
 # %% ../../nbs/explore/50_policy_map.ipynb #13-54-policy
 class PolicyMap(Explorer):
     "Exposure times over motion, and over gain, for every policy; the sliders say where the cuts are."
+
     MOTIONS, GAINS = torch.linspace(0, 12, 13), torch.linspace(512, 1024, 9)
 
     def __init__(
@@ -55,22 +73,38 @@ class PolicyMap(Explorer):
     ) -> None:
         "Draw the first cuts."
         self.policies, self.scenes = policies, {name: unseen_scene(name, 1.0) for name in UNSEEN}
-        super().__init__(LiveFigure(*self._figure()), self.show, motion=FloatSlider(3, min=0, max=12, step=.25, description="motion (px)"),
-                         gain=IntSlider(700, 512, 1024, 4, description="gain g_p"), photograph=Dropdown(options=[*UNSEEN], description="scene"))
+        super().__init__(
+            LiveFigure(*self._figure()),
+            self.show,
+            motion=FloatSlider(3, min=0, max=12, step=0.25, description="motion (px)"),
+            gain=IntSlider(700, 512, 1024, 4, description="gain g_p"),
+            photograph=Dropdown(options=[*UNSEEN], description="scene"),
+        )
 
     def _figure(self) -> tuple[Figure, list]:  # the figure, and its artists that change
         "A column for each policy: over motion above, over gain below."
-        figure = Figure(figsize=(1.9 + 1.15*len(self.policies), 4), dpi=80, layout="constrained")
+        figure = Figure(figsize=(1.9 + 1.15 * len(self.policies), 4), dpi=80, layout="constrained")
         axes = figure.subplots(2, len(self.policies), sharey=True, squeeze=False)
-        self.lines = [[[ax.plot([], [], color=colour, label=f"$t_{i + 1}$")[0] for i, colour in enumerate(COLOURS)] for ax in row] for row in axes]
+        self.lines = [
+            [
+                [ax.plot([], [], color=colour, label=f"$t_{i + 1}$")[0] for i, colour in enumerate(COLOURS)]
+                for ax in row
+            ]
+            for row in axes
+        ]
         self.cuts = [[ax.axvline(0, color="0.6", lw=1, ls="--") for ax in row] for row in axes]
-        for ax, name in zip(axes[0], self.policies): ax.set(title=name, xlim=(0, 12), ylim=(0, 68), xlabel="motion (px)"); ax.title.set_fontsize(9)
-        for ax in axes[1]: ax.set(xlim=(512, 1024), xlabel="gain (1)", xticks=(512, 1024))
-        for ax in axes[:, 0]: ax.set_ylabel("exposure (ticks)")
+        for ax, name in zip(axes[0], self.policies):
+            ax.set(title=name, xlim=(0, 12), ylim=(0, 68), xlabel="motion (px)")
+            ax.title.set_fontsize(9)
+        for ax in axes[1]:
+            ax.set(xlim=(512, 1024), xlabel="gain (1)", xticks=(512, 1024))
+        for ax in axes[:, 0]:
+            ax.set_ylabel("exposure (ticks)")
         figure.legend(handles=self.lines[0][0], loc="outside right center", frameon=False)
         return figure, [*sum(self.cuts, []), *sum(sum(self.lines, []), [])]
 
-    def show(self,
+    def show(
+        self,
         motion: float,  # m_p where the gain is swept, px
         gain: int,  # g_p where the motion is swept, 1
         photograph: str,  # one of UNSEEN
@@ -84,7 +118,12 @@ class PolicyMap(Explorer):
             for i in range(4):
                 self.lines[0][column][i].set_data(self.MOTIONS, ticks[:m, i])
                 self.lines[1][column][i].set_data(self.GAINS, ticks[m:-1, i])
-        for cut in self.cuts[0]: cut.set_xdata([motion, motion])
-        for cut in self.cuts[1]: cut.set_xdata([gain, gain])
+        for cut in self.cuts[0]:
+            cut.set_xdata([motion, motion])
+        for cut in self.cuts[1]:
+            cut.set_xdata([gain, gain])
         name, ticks = next(iter(found.items()))
-        return f"<b>{name}: {', '.join(f'{t:.1f}' for t in ticks[-1].tolist())} ticks</b>, {ticks[-1].sum():.0f} of 128 used"
+        return (
+            f"<b>{name}: {', '.join(f'{t:.1f}' for t in ticks[-1].tolist())} ticks</b>, {ticks[-1].sum():.0f}"
+            " of 128 used"
+        )

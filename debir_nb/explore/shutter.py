@@ -16,21 +16,37 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..core import FRAME_TIME, budget
+from debir_nb.explore.live import (
+    COLOURS,
+    SPEEDS,
+    UNSEEN,
+    Explorer,
+    LiveFigure,
+    Scene,
+    ask,
+    blur,
+    exposure_sliders,
+    restore,
+    score,
+    take,
+    to_seconds,
+    unseen_scene,
+)
 from ..light.degradation import burst_gains, iso_noise
-from .live import COLOURS, SPEEDS, UNSEEN, Explorer, LiveFigure, Scene, ask, blur, exposure_sliders, restore, score, take, to_seconds, unseen_scene
-from ..policies.protocol import Policy
 from ..light.raw import develop
+from ..policies.protocol import Policy
 
 # %% ../../nbs/explore/20_shutter.ipynb #06-51-shutter
 def trade(
     scene: Scene,  # before the camera
     gain: float,  # g_p, 1
     ticks: Iterable[float | int],  # exposures of a frame that begins with the burst
-) -> tuple[Float[Tensor, "k"], Float[Tensor, "k"]]:  # blur, px, and noise at the scene's mean brightness, linear RAW
+    # blur, px, and noise at the scene's mean brightness, linear RAW
+) -> tuple[Float[Tensor, "k"], Float[Tensor, "k"]]:
     "Blur and noise of a single frame by its exposure (paper, Eqs. 1, 2 and 5)."
     exposures = to_seconds(ticks)
     shot, read = iso_noise(burst_gains(exposures[:, None], torch.full((len(exposures),), gain))[:, 0])
-    return torch.cat([blur(scene, t[None]) for t in exposures]), (read + shot*scene.target.mean()).sqrt()
+    return torch.cat([blur(scene, t[None]) for t in exposures]), (read + shot * scene.target.mean()).sqrt()
 
 # %% ../../nbs/explore/20_shutter.ipynb #09-51-shutter
 def landscape(
@@ -45,14 +61,18 @@ def landscape(
     found = np.full((len(axis), len(axis)), np.nan)
     for row, second in enumerate(axis):
         vectors = torch.stack([torch.cat([first[None], second[None], rest]) for first in axis])
-        possible = vectors.sum(1) <= budget(vectors.shape[1])*(1 + 1e-4)
-        if possible.any(): found[row, possible.numpy()] = score(restore(restorer, take(scene, vectors[possible], gain)), scene).numpy()
+        possible = vectors.sum(1) <= budget(vectors.shape[1]) * (1 + 1e-4)
+        if possible.any():
+            found[row, possible.numpy()] = score(
+                restore(restorer, take(scene, vectors[possible], gain)), scene
+            ).numpy()
         done()
     return found
 
 # %% ../../nbs/explore/20_shutter.ipynb #11-51-shutter
 class Shutter(Explorer):
     "Sliders for the exposures, the gain and the motion of one burst."
+
     AXIS = to_seconds(range(8, 65, 8))  # of the landscape, s
 
     def __init__(
@@ -63,8 +83,14 @@ class Shutter(Explorer):
         "Film the scenes at every speed, draw, and compute the first landscape."
         self.policy, self.restorer, self.scenes = policy, restorer, {}
         self.bar = IntProgress(0, 0, len(self.AXIS), description="landscape", layout=Layout(width="290px"))
-        super().__init__(LiveFigure(*self._figure()), self.show, **exposure_sliders([8, 16, 24, 32]),
-                         gain=IntSlider(700, 512, 1024, 4, description="gain g_p"), speed=SelectionSlider(options=SPEEDS, value=1.0, description="motion"), photograph=Dropdown(options=[*UNSEEN], description="scene"))
+        super().__init__(
+            LiveFigure(*self._figure()),
+            self.show,
+            **exposure_sliders([8, 16, 24, 32]),
+            gain=IntSlider(700, 512, 1024, 4, description="gain g_p"),
+            speed=SelectionSlider(options=SPEEDS, value=1.0, description="motion"),
+            photograph=Dropdown(options=[*UNSEEN], description="scene"),
+        )
         self.button("ask BAENet", self.ask)
         self.button("map the landscape of these settings", self.map)
         self.panel.children += (self.bar,)
@@ -76,31 +102,51 @@ class Shutter(Explorer):
         above, below = figure.subfigures(2, 1, height_ratios=[1, 1.35])
         blank = np.zeros((2, 2, 3))
         axes = above.subplots(1, 6)
-        self.images = [ax.imshow(blank, extent=(0, 1, 0, 1), vmin=0, vmax=1, interpolation="nearest") for ax in axes]
+        self.images = [
+            ax.imshow(blank, extent=(0, 1, 0, 1), vmin=0, vmax=1, interpolation="nearest") for ax in axes
+        ]
         self.titles = [ax.set_title("\n\n", fontsize=8) for ax in axes]
-        for ax in axes: ax.axis("off")
-        for ax, colour in zip(axes, COLOURS): ax.axhline(-.04, color=colour, lw=5, clip_on=False)
+        for ax in axes:
+            ax.axis("off")
+        for ax, colour in zip(axes, COLOURS):
+            ax.axhline(-0.04, color=colour, lw=5, clip_on=False)
         ax, self.map_axes = below.subplots(1, 2)
-        ax.set(xscale="log", xlim=(.04, 60), ylim=(0, 33), xlabel="blur (px; at rest: left edge)", ylabel="noise (% of white)", title="frames of 8 to 64 ticks, and yours")
-        self.curve, = ax.plot([], [], color="0.6", zorder=1)
+        ax.set(
+            xscale="log",
+            xlim=(0.04, 60),
+            ylim=(0, 33),
+            xlabel="blur (px; at rest: left edge)",
+            ylabel="noise (% of white)",
+            title="frames of 8 to 64 ticks, and yours",
+        )
+        (self.curve,) = ax.plot([], [], color="0.6", zorder=1)
         self.points = [ax.plot([], [], "o", color=colour, ms=9)[0] for colour in COLOURS]
-        size = self.AXIS/FRAME_TIME
+        size = self.AXIS / FRAME_TIME
         low, high = (size[0] - 4).item(), (size[-1] + 4).item()
-        self.picture_of_map = self.map_axes.imshow(np.full((len(size), len(size)), np.nan), origin="lower", extent=(low, high, low, high), cmap="cividis", aspect="auto")
+        self.picture_of_map = self.map_axes.imshow(
+            np.full((len(size), len(size)), np.nan),
+            origin="lower",
+            extent=(low, high, low, high),
+            cmap="cividis",
+            aspect="auto",
+        )
         self.map_axes.set(xlabel="$t_1$ (ticks of 1/1920 s)", ylabel="$t_2$ (ticks)", facecolor="0.9")
         self.scale = below.colorbar(self.picture_of_map, ax=self.map_axes, label="PSNR (dB)")
-        self.here, = self.map_axes.plot([], [], "o", color="white", mec="black", ms=10, mew=2)
+        (self.here,) = self.map_axes.plot([], [], "o", color="white", mec="black", ms=10, mew=2)
         return figure, [*self.images, *self.titles, self.curve, *self.points, self.here]
 
-    def scene(self,
+    def scene(
+        self,
         photograph: str,  # one of UNSEEN
         speed: float,  # px per frame at 240 frames/s
     ) -> Scene:  # filmed on the first call
         "A scene at a speed; it is filmed once."
-        if (photograph, speed) not in self.scenes: self.scenes[photograph, speed] = unseen_scene(photograph, speed)
+        if (photograph, speed) not in self.scenes:
+            self.scenes[photograph, speed] = unseen_scene(photograph, speed)
         return self.scenes[photograph, speed]
 
-    def show(self,
+    def show(
+        self,
         gain: float,  # g_p, 1
         speed: float,  # px per frame at 240 frames/s
         photograph: str,  # one of UNSEEN
@@ -111,29 +157,56 @@ class Shutter(Explorer):
         burst = take(scene, exposures[None], gain)
         restored = restore(self.restorer, burst)
         packed = torch.cat([burst.frames[0], restored, scene.target])
-        numbers, lengths, noise = score(packed[:-1], scene).tolist(), blur(scene, exposures).tolist(), (100*burst.noise_std[0]).tolist()
-        for image, picture in zip(self.images, develop(packed[None], scene.colour)[0]): image.set_data(picture.permute(1, 2, 0).numpy())
-        words = [f"$t_{i + 1}$ = {1e3*t:.1f} ms\nblur {b:.1f} px, noise {n:.0f} %\n{db:.1f} dB" for i, (t, b, n, db) in enumerate(zip(exposures.tolist(), lengths, noise, numbers))]
-        for title, text in zip(self.titles, [*words, f"restored\n\n{numbers[-1]:.1f} dB", "what was there\n\n"]): title.set_text(text)
+        numbers, lengths, noise = (
+            score(packed[:-1], scene).tolist(),
+            blur(scene, exposures).tolist(),
+            (100 * burst.noise_std[0]).tolist(),
+        )
+        for image, picture in zip(self.images, develop(packed[None], scene.colour)[0]):
+            image.set_data(picture.permute(1, 2, 0).numpy())
+        words = [
+            f"$t_{i + 1}$ = {1e3 * t:.1f} ms\nblur {b:.1f} px, noise {n:.0f} %\n{db:.1f} dB"
+            for i, (t, b, n, db) in enumerate(zip(exposures.tolist(), lengths, noise, numbers))
+        ]
+        for title, text in zip(
+            self.titles, [*words, f"restored\n\n{numbers[-1]:.1f} dB", "what was there\n\n"]
+        ):
+            title.set_text(text)
         along, above = trade(scene, gain, range(8, 65, 4))
-        self.curve.set_data(along.clamp(min=.05), 100*above)
-        for point, b, n in zip(self.points, lengths, noise): point.set_data([max(b, .05)], [n])
+        self.curve.set_data(along.clamp(min=0.05), 100 * above)
+        for point, b, n in zip(self.points, lengths, noise):
+            point.set_data([max(b, 0.05)], [n])
         self.here.set_data([ticks["t1"]], [ticks["t2"]])
-        return f"<b>restored: {numbers[-1]:.2f} dB</b>, best single frame {max(numbers[:-1]):.2f} dB; {sum(ticks.values())} of 128 ticks used"
+        return (
+            f"<b>restored: {numbers[-1]:.2f} dB</b>, best single frame {max(numbers[:-1]):.2f} dB;"
+            f" {sum(ticks.values())} of 128 ticks used"
+        )
 
     def ask(self) -> None:
         "Set the sliders to what the policy answers, in whole ticks."
         v = {name: control.value for name, control in self.controls.items()}
-        chosen = ask(self.policy, self.scene(v["photograph"], v["speed"]), float(v["gain"]))/FRAME_TIME
+        chosen = ask(self.policy, self.scene(v["photograph"], v["speed"]), float(v["gain"])) / FRAME_TIME
         self.set(**{f"t{i + 1}": max(8, min(64, int(t))) for i, t in enumerate(chosen.tolist())})
 
     def map(self) -> None:
         "Compute the landscape for the present scene, gain and last two exposures."
         v, self.bar.value = {name: control.value for name, control in self.controls.items()}, 0
-        def done(): self.bar.value += 1
-        found = landscape(self.restorer, self.scene(v["photograph"], v["speed"]), float(v["gain"]), to_seconds([v["t3"], v["t4"]]), self.AXIS, done)
+
+        def done():
+            self.bar.value += 1
+
+        found = landscape(
+            self.restorer,
+            self.scene(v["photograph"], v["speed"]),
+            float(v["gain"]),
+            to_seconds([v["t3"], v["t4"]]),
+            self.AXIS,
+            done,
+        )
         self.picture_of_map.set_data(found)
         self.picture_of_map.set_clim(np.nanmin(found), np.nanmax(found))
-        self.map_axes.set_title(f"$t_3$ = {v['t3']}, $t_4$ = {v['t4']}, motion {v['speed']:g}, gain {v['gain']}", fontsize=9)
+        self.map_axes.set_title(
+            f"$t_3$ = {v['t3']}, $t_4$ = {v['t4']}, motion {v['speed']:g}, gain {v['gain']}", fontsize=9
+        )
         self.live.redraw()
         self.update()

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..core import check, check_finite
+from ..core import check_finite
 from .degradation import check_positive, iso_noise
 from .dng import RawPhoto, Tag, tiff_tags
 from .raw import pack
@@ -26,10 +26,15 @@ from .raw import pack
 def good_pixels(
     darks: Float[Tensor, "k 4 h w"],  # packed frames taken without light, normalised
 ) -> Bool[Tensor, "4 h w"]:  # False where a pixel is hot, dead or flickers
-    "Pixels that never lie over six robust standard deviations from their channel's median in the dark (our own rule)."
+    """Pixels that never lie over six robust standard deviations from their channel's median in the dark (our
+    own rule).
+    """
     values = darks.transpose(0, 1).flatten(1)
-    low, middle, high = (values.kthvalue(max(1, round(q*values.shape[1])), 1).values[:, None, None] for q in (0.025, 0.5, 0.975))
-    return ((darks - middle).abs() <= 6*(high - low)/3.92).all(0)  # 3.92 standard deviations hold 95 %
+    low, middle, high = (
+        values.kthvalue(max(1, round(q * values.shape[1])), 1).values[:, None, None]
+        for q in (0.025, 0.5, 0.975)
+    )
+    return ((darks - middle).abs() <= 6 * (high - low) / 3.92).all(0)  # 3.92 standard deviations hold 95 %
 
 # %% ../../nbs/light/70_calibration.ipynb #15-08-calibration
 def _tiles(
@@ -37,8 +42,8 @@ def _tiles(
     tiles: int,  # tiles along each side; a rest of rows and columns is left out
 ) -> Tensor:  # (..., tile, pixel in the tile)
     "Cut frames into tiles."
-    h, w = (side//tiles for side in x.shape[-2:])
-    x = x[..., :h*tiles, :w*tiles].unflatten(-1, (tiles, w)).unflatten(-3, (tiles, h))
+    h, w = (side // tiles for side in x.shape[-2:])
+    x = x[..., : h * tiles, : w * tiles].unflatten(-1, (tiles, w)).unflatten(-3, (tiles, h))
     return x.transpose(-3, -2).flatten(-4, -3).flatten(-2)
 
 # %% ../../nbs/light/70_calibration.ipynb #17-08-calibration
@@ -46,25 +51,30 @@ def tile_variance(
     stack: Float[Tensor, "k 4 h w"],  # packed frames of one static scene, normalised
     keep: Bool[Tensor, "4 h w"],  # pixels to use
     tiles: int,  # tiles along each side of a frame
-) -> tuple[Float[Tensor, "4 m"], Float[Tensor, "4 m"], Float[Tensor, "4 m"]]:  # mean signal, temporal variance, its degrees of freedom, 0 where a value reaches white
-    "Mean and temporal variance of each tile, free of fixed pattern and of flicker (two-way analysis of variance; EMVA 1288 takes pairs of frames)."
+    # mean signal, temporal variance, its degrees of freedom, 0 where a value reaches white
+) -> tuple[Float[Tensor, "4 m"], Float[Tensor, "4 m"], Float[Tensor, "4 m"]]:
+    """Mean and temporal variance of each tile, free of fixed pattern and of flicker (two-way analysis of
+    variance; EMVA 1288 takes pairs of frames).
+    """
     x, used = _tiles(stack.double(), tiles), _tiles(keep, tiles)
     count = used.sum(-1)
-    frame = (x*used).sum(-1, keepdim=True)/count.clamp(min=1)[..., None]
-    residual = (x - x.mean(0) - frame + frame.mean(0))*used
-    clipped = (x*used).amax((0, -1)) >= 1 - 1e-6
-    freedom = (len(x) - 1)*(count - 1).clamp(min=0).double()*~clipped
-    return frame.mean((0, -1)), (residual**2).sum((0, -1))/freedom.clamp(min=1), freedom
+    frame = (x * used).sum(-1, keepdim=True) / count.clamp(min=1)[..., None]
+    residual = (x - x.mean(0) - frame + frame.mean(0)) * used
+    clipped = (x * used).amax((0, -1)) >= 1 - 1e-6
+    freedom = (len(x) - 1) * (count - 1).clamp(min=0).double() * ~clipped
+    return frame.mean((0, -1)), (residual**2).sum((0, -1)) / freedom.clamp(min=1), freedom
 
 # %% ../../nbs/light/70_calibration.ipynb #20-08-calibration
 @dataclass(frozen=True)
 class NoiseFit:
     "Noise parameters in units of the full range, one set per line that was fitted; made by `fit_noise`."
+
     shot: Float[Tensor, "*lines"]  # lambda_shot, variance per unit signal
     read: Float[Tensor, "*lines"]  # lambda_read, variance
     shot_error: Float[Tensor, "*lines"]  # standard error of shot
     read_error: Float[Tensor, "*lines"]  # standard error of read
-    misfit: Float[Tensor, "*lines"]  # squared deviation from the line per degree of freedom, 1 for a perfect sensor, 1
+    # squared deviation from the line per degree of freedom, 1 for a perfect sensor, 1
+    misfit: Float[Tensor, "*lines"]
 
 # %% ../../nbs/light/70_calibration.ipynb #21-08-calibration
 def fit_noise(
@@ -72,20 +82,36 @@ def fit_noise(
     variance: Float[Tensor, "*lines m"],  # their variances
     freedom: Float[Tensor, "*lines m"],  # degrees of freedom of the variances, 1; 0 leaves a point out
 ) -> NoiseFit:  # one line per leading index
-    "Fit variance = read + shot * signal by iteratively reweighted least squares; `ValueError` with fewer than three points (Gamma likelihood, identity link)."
+    """Fit variance = read + shot * signal by iteratively reweighted least squares; `ValueError` with fewer
+    than three points (Gamma likelihood, identity link).
+    """
     points = (freedom > 0).sum(-1)
-    check(bool((points >= 3).all()), f"signal has {points.min().item()} usable points: a line with an error estimate needs at least 3")
+    if not (points >= 3).all():
+        raise ValueError(
+            f"signal has {points.min().item()} usable points: a line with an error estimate needs at least 3"
+        )
     a = torch.stack([torch.ones_like(signal), signal], -1)
-    floor = torch.where(freedom > 0, variance, torch.inf).amin(-1, keepdim=True).clamp(min=torch.finfo(variance.dtype).tiny)/10
+    floor = (
+        torch.where(freedom > 0, variance, torch.inf)
+        .amin(-1, keepdim=True)
+        .clamp(min=torch.finfo(variance.dtype).tiny)
+        / 10
+    )
     model = variance.clamp(min=floor)
     for _ in range(30):
-        weight = freedom/(2*model**2)
+        weight = freedom / (2 * model**2)
         scale = weight.amax(-1)[..., None, None]
-        covariance = torch.linalg.inv((a.mT*(weight[..., None, :]/scale)) @ a)/scale
-        line = covariance @ (a.mT @ (weight*variance)[..., None])
+        covariance = torch.linalg.inv((a.mT * (weight[..., None, :] / scale)) @ a) / scale
+        line = covariance @ (a.mT @ (weight * variance)[..., None])
         model = (a @ line).squeeze(-1).clamp(min=floor)
     error = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
-    return NoiseFit(line[..., 1, 0], line[..., 0, 0], error[..., 1], error[..., 0], (weight*(variance - model)**2).sum(-1)/(points - 2))
+    return NoiseFit(
+        line[..., 1, 0],
+        line[..., 0, 0],
+        error[..., 1],
+        error[..., 0],
+        (weight * (variance - model) ** 2).sum(-1) / (points - 2),
+    )
 
 # %% ../../nbs/light/70_calibration.ipynb #24-08-calibration
 def _check_stacks(
@@ -93,11 +119,20 @@ def _check_stacks(
     darks: Tensor,  # stack of normalised frames without light
 ) -> None:
     "Answer early what cannot be measured with."
-    check(len(flats) > 0, "flats is empty: give a stack of frames for each of several brightnesses")
+    if len(flats) <= 0:
+        raise ValueError("flats is empty: give a stack of frames for each of several brightnesses")
     for name, stack in [("darks", darks), *((f"flats[{i}]", flat) for i, flat in enumerate(flats))]:
-        check(stack.ndim == 4 and stack.shape[1] == 4, f"{name} has shape {tuple(stack.shape)}: stack packed frames to (k, 4, h, w)")
-        check(len(stack) >= 2, f"{name} holds {len(stack)} frames: noise over time needs at least 2 of the same scene")
-        check(stack.shape[1:] == darks.shape[1:], f"{name} has frames of {tuple(stack.shape[1:])}, darks of {tuple(darks.shape[1:])}: crop them alike")
+        if not (stack.ndim == 4 and stack.shape[1] == 4):
+            raise ValueError(f"{name} has shape {tuple(stack.shape)}: stack packed frames to (k, 4, h, w)")
+        if len(stack) < 2:
+            raise ValueError(
+                f"{name} holds {len(stack)} frames: noise over time needs at least 2 of the same scene"
+            )
+        if stack.shape[1:] != darks.shape[1:]:
+            raise ValueError(
+                f"{name} has frames of {tuple(stack.shape[1:])}, darks of {tuple(darks.shape[1:])}: crop them"
+                " alike"
+            )
         check_finite(name, stack)
 
 # %% ../../nbs/light/70_calibration.ipynb #25-08-calibration
@@ -106,26 +141,43 @@ def _check_darks(
 ) -> None:
     "Darks must be dark, with all their noise (EMVA 1288, Sec. 6.5: at most 0.5 % of the pixels underflow)."
     mean = darks.double().mean((0, 2, 3)).abs().max().item()
-    check(mean < 0.02, f"darks have a mean of {mean:.3g} of the full range: subtract the black level (raw_signal does), and keep light out")
+    if not (mean < 0.02):
+        raise ValueError(
+            f"darks have a mean of {mean:.3g} of the full range: subtract the black level (raw_signal does),"
+            " and keep light out"
+        )
     tied = (darks == darks.amin((0, 2, 3), keepdim=True)).sum((0, 2, 3)).max().item()
-    share = tied*4/darks.numel()
-    check(tied <= 4 or share <= 0.005, f"darks have {share:.1%} of a channel at its lowest value: keep what lies below black (raw_signal does), or raise ISO or bit depth until noise exceeds a count")
+    share = tied * 4 / darks.numel()
+    if not (tied <= 4 or share <= 0.005):
+        raise ValueError(
+            f"darks have {share:.1%} of a channel at its lowest value: keep what lies below black (raw_signal"
+            " does), or raise ISO or bit depth until noise exceeds a count"
+        )
 
 # %% ../../nbs/light/70_calibration.ipynb #26-08-calibration
 def _check_fit(
     fit: NoiseFit,  # of a photon-transfer curve
 ) -> None:
     "A sensor has shot noise and read noise above 0."
-    i = (fit.shot/fit.shot_error).argmin()
-    check(bool(fit.shot.flatten()[i] > 3*fit.shot_error.flatten()[i]),
-          f"flats show no growth of variance with signal (shot noise {fit.shot.flatten()[i]:.2g} ± {fit.shot_error.flatten()[i]:.2g}): take brighter flats, or more frames, and do not swap them with darks")
+    i = (fit.shot / fit.shot_error).argmin()
+    if not (fit.shot.flatten()[i] > 3 * fit.shot_error.flatten()[i]):
+        raise ValueError(
+            f"flats show no growth of variance with signal (shot noise {fit.shot.flatten()[i]:.2g} ±"
+            f" {fit.shot_error.flatten()[i]:.2g}): take brighter flats, or more frames, and do not swap them"
+            " with darks"
+        )
     i = fit.read.argmin()
-    check(bool(fit.read.flatten()[i] > 0), f"darks give a read noise of {fit.read.flatten()[i]:.2g} ± {fit.read_error.flatten()[i]:.2g}: take more of them, and check step")
+    if not (fit.read.flatten()[i] > 0):
+        raise ValueError(
+            f"darks give a read noise of {fit.read.flatten()[i]:.2g} ± {fit.read_error.flatten()[i]:.2g}:"
+            " take more of them, and check step"
+        )
 
 # %% ../../nbs/light/70_calibration.ipynb #27-08-calibration
 @dataclass(frozen=True)
 class PhotonTransfer:
     "A photon-transfer curve and its lines; made by `photon_transfer`. Full range = 1 throughout."
+
     signal: Float[Tensor, "4 m"]  # mean of each tile over its channel's mean in the dark
     variance: Float[Tensor, "4 m"]  # temporal variance of each tile, the converter's taken off
     freedom: Float[Tensor, "4 m"]  # degrees of freedom of the variance, 1; 0 where a tile is clipped
@@ -134,56 +186,98 @@ class PhotonTransfer:
 
 # %% ../../nbs/light/70_calibration.ipynb #28-08-calibration
 def photon_transfer(
-    flats: Sequence[Float[Tensor, "_ 4 h w"]],  # a stack of at least 2 frames for each brightness, static, normalised (`raw_signal`)
-    darks: Float[Tensor, "_ 4 h w"],  # a stack of at least 2 frames without light, same ISO, same exposure time if that is long
-    step: float = 0.0,  # of the converter, 1/(white - black); its variance step^2/12 is taken off the read noise
+    # a stack of at least 2 frames for each brightness, static, normalised (`raw_signal`)
+    flats: Sequence[Float[Tensor, "_ 4 h w"]],
+    # a stack of at least 2 frames without light, same ISO, same exposure time if that is long
+    darks: Float[Tensor, "_ 4 h w"],
+    # of the converter, 1/(white - black); its variance step^2/12 is taken off the read noise
+    step: float = 0.0,
     tiles: int = 8,  # tiles along each side of a frame
 ) -> PhotonTransfer:  # points and lines, float64
     """Shot and read noise of a sensor at one ISO, from RAW frames of uniform scenes and of darkness.
 
-    `ValueError` when frames are too few, not finite, clipped or not dark, or show no shot noise. Source: Janesick, Photon Transfer, 2007; EMVA 1288."""
-    check(len(darks) > 0, "darks is empty: take a few frames with the lens cap on")
+    `ValueError` when frames are too few, not finite, clipped or not dark, or show no shot noise. Source:
+    Janesick, Photon Transfer, 2007; EMVA 1288.
+    """
+    if len(darks) <= 0:
+        raise ValueError("darks is empty: take a few frames with the lens cap on")
     _check_stacks(flats, darks), _check_darks(darks)
-    check(0 <= step < 0.1, f"step is {step}: give 1/(white - black) of the converter in counts")
-    check(1 <= tiles <= min(darks.shape[-2:])//2, f"tiles is {tiles}: frames of {tuple(darks.shape[-2:])} allow 1 to {min(darks.shape[-2:])//2}")
+    if not (0 <= step < 0.1):
+        raise ValueError(f"step is {step}: give 1/(white - black) of the converter in counts")
+    if not (1 <= tiles <= min(darks.shape[-2:]) // 2):
+        raise ValueError(
+            f"tiles is {tiles}: frames of {tuple(darks.shape[-2:])} allow 1 to {min(darks.shape[-2:]) // 2}"
+        )
     keep = good_pixels(darks)
     dark, black_variance, black_freedom = tile_variance(darks, keep, tiles)
-    black = (dark*black_freedom).sum(1, keepdim=True)/black_freedom.sum(1, keepdim=True)
-    mean, variance, freedom = (torch.cat(parts, 1) for parts in zip(*(tile_variance(flat, keep, tiles) for flat in flats)))
-    check(bool((freedom > 0).any(1).all()), f"flats are clipped in every tile of a channel (signal {mean.amin(1).max():.2f} and brighter): expose less")
-    signal, freedom = torch.cat([torch.zeros_like(black_variance), mean - black], 1), torch.cat([black_freedom, freedom], 1)
+    black = (dark * black_freedom).sum(1, keepdim=True) / black_freedom.sum(1, keepdim=True)
+    mean, variance, freedom = (
+        torch.cat(parts, 1) for parts in zip(*(tile_variance(flat, keep, tiles) for flat in flats))
+    )
+    if not (freedom > 0).any(1).all():
+        raise ValueError(
+            f"flats are clipped in every tile of a channel (signal {mean.amin(1).max():.2f} and brighter):"
+            " expose less"
+        )
+    signal, freedom = (
+        torch.cat([torch.zeros_like(black_variance), mean - black], 1),
+        torch.cat([black_freedom, freedom], 1),
+    )
     variance = torch.cat([black_variance, variance], 1)
-    fits = fit_noise(signal, variance, freedom), fit_noise(signal.flatten(), variance.flatten(), freedom.flatten())
-    channels, pooled = (replace(fit, read=fit.read - step**2/12) for fit in fits)
+    fits = (
+        fit_noise(signal, variance, freedom),
+        fit_noise(signal.flatten(), variance.flatten(), freedom.flatten()),
+    )
+    channels, pooled = (replace(fit, read=fit.read - step**2 / 12) for fit in fits)
     _check_fit(channels)
-    return PhotonTransfer(signal, variance - step**2/12, freedom, channels, pooled)
+    return PhotonTransfer(signal, variance - step**2 / 12, freedom, channels, pooled)
 
 # %% ../../nbs/light/70_calibration.ipynb #38-08-calibration
 def raw_signal(
     photo: RawPhoto,  # as read
 ) -> Float[Tensor, "4 h w"]:  # packed linear RAW, full range = 1, negative below black, float32
-    "(counts - black)/(white - black), packed and not clipped: what noise is measured on (EMVA 1288; `normalise` clips)."
+    """(counts - black)/(white - black), packed and not clipped: what noise is measured on (EMVA 1288;
+    `normalise` clips).
+    """
     h, w = photo.mosaic.shape
-    black = np.tile(photo.black, (h//2, w//2))
-    return pack(torch.from_numpy((photo.mosaic - black)/(photo.white - black)).float(), photo.pattern)
+    black = np.tile(photo.black, (h // 2, w // 2))
+    return pack(torch.from_numpy((photo.mosaic - black) / (photo.white - black)).float(), photo.pattern)
 
 # %% ../../nbs/light/70_calibration.ipynb #42-08-calibration
 def noise_profile(
     source: str | os.PathLike | bytes,  # a DNG file, or its bytes
-) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:  # shot (variance per unit signal) and read (variance), one pair or one per colour, float64
-    "Noise that the file's maker states; `ValueError` when it does not, or states the impossible, `OSError` when absent (DNG 1.4, tag 51041)."
-    data, name = (source, "the file") if isinstance(source, bytes) else (Path(source).read_bytes(), Path(source).name)
+    # shot (variance per unit signal) and read (variance), one pair or one per colour, float64
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """Noise that the file's maker states; `ValueError` when it does not, or states the impossible, `OSError`
+    when absent (DNG 1.4, tag 51041).
+    """
+    data, name = (
+        (source, "the file") if isinstance(source, bytes) else (Path(source).read_bytes(), Path(source).name)
+    )
     profile = tiff_tags(data).get(Tag.NOISE_PROFILE, ())
-    check(len(profile) > 0, f"{name} has no NoiseProfile (tag 51041): measure it with photon_transfer, or choose one of SENSORS")
-    check(len(profile) % 2 == 0, f"{name} has a NoiseProfile of {len(profile)} numbers: it should be pairs of shot and read noise")
+    if len(profile) <= 0:
+        raise ValueError(
+            f"{name} has no NoiseProfile (tag 51041): measure it with photon_transfer, or choose one of"
+            " SENSORS"
+        )
+    if len(profile) % 2 != 0:
+        raise ValueError(
+            f"{name} has a NoiseProfile of {len(profile)} numbers: it should be pairs of shot and read noise"
+        )
     shot, read = torch.tensor([float(v) for v in profile], dtype=torch.float64).reshape(-1, 2).T
-    check(bool(torch.isfinite(shot + read).all() and (shot > 0).all() and (read >= 0).all()), f"{name} has the NoiseProfile {profile}: shot noise must be above 0 and read noise not below it")
+    if not (torch.isfinite(shot + read).all() and (shot > 0).all() and (read >= 0).all()):
+        raise ValueError(
+            f"{name} has the NoiseProfile {profile}: shot noise must be above 0 and read noise not below it"
+        )
     return shot, read
 
 # %% ../../nbs/light/70_calibration.ipynb #45-08-calibration
 @dataclass(frozen=True)
 class GainNoise:
-    "A noise model for the simulator: shot and read noise as polynomials of the gain; `ValueError` when a coefficient is negative or all are 0."
+    """A noise model for the simulator: shot and read noise as polynomials of the gain; `ValueError` when a
+    coefficient is negative or all are 0.
+    """
+
     shot: tuple[float, ...]  # coefficients of 1, g, ..., variance per unit signal
     read: tuple[float, ...]  # coefficients of 1, g, g^2, ..., variance
 
@@ -191,15 +285,21 @@ class GainNoise:
         "Answer impossible coefficients early."
         for name in ("shot", "read"):
             c = getattr(self, name)
-            check(all(0 <= v < float("inf") for v in c) and any(c), f"{name} is {c}: give coefficients that are finite, not negative and not all 0")
+            if not (all(0 <= v < float("inf") for v in c) and any(c)):
+                raise ValueError(
+                    f"{name} is {c}: give coefficients that are finite, not negative and not all 0"
+                )
 
     def __call__(
         self,
         gain: Float[Tensor, "*batch"],  # g, 1 (ISO / 100)
-    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:  # shot (variance per unit signal), read (variance), output units
+        # shot (variance per unit signal), read (variance), output units
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         "Noise at these gains; `ValueError` when a gain is not positive (paper, Eq. 2)."
         check_positive("gain", gain)
-        return tuple(sum(c*gain**i for i, c in enumerate(coefficients)) for coefficients in (self.shot, self.read))
+        return tuple(
+            sum(c * gain**i for i, c in enumerate(coefficients)) for coefficients in (self.shot, self.read)
+        )
 
 # %% ../../nbs/light/70_calibration.ipynb #46-08-calibration
 def gain_noise(
@@ -207,28 +307,50 @@ def gain_noise(
     shot: Float[Tensor, "n"],  # lambda_shot measured there, variance per unit signal
     read: Float[Tensor, "n"],  # lambda_read measured there, variance
 ) -> GainNoise:  # shot a g, read b g^2 + c
-    """Fit the physics to measurements at one or more gains, every relative deviation counting alike; with one gain, c is 0 (`sensor_noise` then).
+    """Fit the physics to measurements at one or more gains, every relative deviation counting alike; with one
+    gain, c is 0 (`sensor_noise` then).
 
-    `ValueError` when a value is not positive, a gain comes twice, or read noise falls with gain. Source: paper, Eq. 2, with noise behind the amplifier."""
+    `ValueError` when a value is not positive, a gain comes twice, or read noise falls with gain. Source:
+    paper, Eq. 2, with noise behind the amplifier.
+    """
     for name, x in {"gain": gain, "shot": shot, "read": read}.items():
         check_positive(name, x)
-        check(x.shape == gain.shape and len(x) > 0, f"{name} has {len(x)} values for {len(gain)} gains: give one for each, at least one")
-    check(len(gain.unique()) == len(gain), f"gain is {gain.tolist()}: give each gain once")
-    slope, square = gain/shot, gain**2/read
-    fit = torch.linalg.lstsq(torch.stack([1/read, square], 1), torch.ones_like(read)).solution if len(gain) > 1 else torch.zeros(2)
-    c, b = fit.tolist() if fit[0] > 0 else (0.0, (square.sum()/(square**2).sum()).item())
-    check(b > 0, f"read is {read.tolist()} at gains {gain.tolist()}: read noise cannot fall as gain grows, look for a wrong measurement")
-    return GainNoise((0.0, (slope.sum()/(slope**2).sum()).item()), (c, 0.0, b))
+        if not (x.shape == gain.shape and len(x) > 0):
+            raise ValueError(
+                f"{name} has {len(x)} values for {len(gain)} gains: give one for each, at least one"
+            )
+    if len(gain.unique()) != len(gain):
+        raise ValueError(f"gain is {gain.tolist()}: give each gain once")
+    slope, square = gain / shot, gain**2 / read
+    fit = (
+        torch.linalg.lstsq(torch.stack([1 / read, square], 1), torch.ones_like(read)).solution
+        if len(gain) > 1
+        else torch.zeros(2)
+    )
+    c, b = fit.tolist() if fit[0] > 0 else (0.0, (square.sum() / (square**2).sum()).item())
+    if not (b > 0):
+        raise ValueError(
+            f"read is {read.tolist()} at gains {gain.tolist()}: read noise cannot fall as gain grows, look"
+            " for a wrong measurement"
+        )
+    return GainNoise((0.0, (slope.sum() / (slope**2).sum()).item()), (c, 0.0, b))
 
 # %% ../../nbs/light/70_calibration.ipynb #49-08-calibration
-CRVD_GAIN = torch.tensor([16, 32, 64, 128, 256], dtype=torch.float64)  # ISO / 100 (Yue et al., CVPR 2020, published code)
-CRVD_SHOT = torch.tensor([3.513262, 6.955588, 13.486051, 26.585953, 52.032536], dtype=torch.float64)/(4095 - 240)  # variance per unit signal
-CRVD_READ = torch.tensor([11.917691, 38.117816, 130.818508, 484.539790, 1819.818657], dtype=torch.float64)/(4095 - 240)**2  # variance
+# ISO / 100 (Yue et al., CVPR 2020, published code)
+CRVD_GAIN = torch.tensor([16, 32, 64, 128, 256], dtype=torch.float64)
+CRVD_SHOT = torch.tensor([3.513262, 6.955588, 13.486051, 26.585953, 52.032536], dtype=torch.float64) / (
+    4095 - 240
+)  # variance per unit signal
+CRVD_READ = (
+    torch.tensor([11.917691, 38.117816, 130.818508, 484.539790, 1819.818657], dtype=torch.float64)
+    / (4095 - 240) ** 2
+)  # variance
 
 # %% ../../nbs/light/70_calibration.ipynb #52-08-calibration
 @dataclass(frozen=True)
 class Sensor:
     "A published sensor: an entry of `SENSORS`."
+
     noise: Callable  # gain -> (shot, read) in output units
     source: str  # where the numbers were published
 
@@ -243,9 +365,23 @@ def _stated(
 # %% ../../nbs/light/70_calibration.ipynb #54-08-calibration
 SENSORS = {  # name -> noise model, source
     "DEBIR": Sensor(iso_noise, "Dynamic Exposure Burst Image Restoration, CVPR 2026, published code"),
-    "OPPO Reno 10x": Sensor(GainNoise((0.00868861/959, 100*0.0005995267/959), (0.11492713/959**2, 100*6.514934e-4/959**2, 100**2*7.11772e-7/959**2)),
-                            "Wang et al., Practical Deep Raw Image Denoising on Mobile Devices, ECCV 2020, published code"),
-    "CRVD": Sensor(gain_noise(CRVD_GAIN, CRVD_SHOT, CRVD_READ), "Yue et al., Supervised Raw Video Denoising, CVPR 2020, published code"),
-    "GoPro HERO6": Sensor(_stated(1.5620100020896643e-4, 4.880019943698244e-8), "NoiseProfile of GOPR0024.GPR, ISO 100, github.com/gopro/gpr"),
-    "GoPro Fusion": Sensor(_stated(7.809999789543329e-5, 2.4399999342491323e-8), "NoiseProfile of GPBK7066.GPR, ISO 100, github.com/gopro/gpr"),
+    "OPPO Reno 10x": Sensor(
+        GainNoise(
+            (0.00868861 / 959, 100 * 0.0005995267 / 959),
+            (0.11492713 / 959**2, 100 * 6.514934e-4 / 959**2, 100**2 * 7.11772e-7 / 959**2),
+        ),
+        "Wang et al., Practical Deep Raw Image Denoising on Mobile Devices, ECCV 2020, published code",
+    ),
+    "CRVD": Sensor(
+        gain_noise(CRVD_GAIN, CRVD_SHOT, CRVD_READ),
+        "Yue et al., Supervised Raw Video Denoising, CVPR 2020, published code",
+    ),
+    "GoPro HERO6": Sensor(
+        _stated(1.5620100020896643e-4, 4.880019943698244e-8),
+        "NoiseProfile of GOPR0024.GPR, ISO 100, github.com/gopro/gpr",
+    ),
+    "GoPro Fusion": Sensor(
+        _stated(7.809999789543329e-5, 2.4399999342491323e-8),
+        "NoiseProfile of GPBK7066.GPR, ISO 100, github.com/gopro/gpr",
+    ),
 }

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import FRAME_TIME, PREVIEW_TIME, check, check_finite
+from ..core import FRAME_TIME, PREVIEW_TIME, check_finite
 
 # %% ../../nbs/light/10_degradation.ipynb #07-01-degradation
 def check_positive(
@@ -24,7 +24,8 @@ def check_positive(
 ) -> None:
     "Raise `ValueError` unless every value of `x` is finite and above 0, naming the worst one."
     check_finite(name, x)
-    check(bool((x > 0).all()), f"{name} holds {x.min().item() if x.numel() else None}: every value must be above 0")
+    if not (x > 0).all():
+        raise ValueError(f"{name} holds {x.min().item() if x.numel() else None}: every value must be above 0")
 
 # %% ../../nbs/light/10_degradation.ipynb #08-01-degradation
 def exposure_value(
@@ -34,8 +35,9 @@ def exposure_value(
 ) -> Float[Tensor, "*batch"]:  # e, 1
     "Exposure value e = t g / k; `ValueError` when a value is not positive (paper, Eq. 1)."
     check_positive("exposure", exposure), check_positive("gain", gain)
-    check(k > 0, f"k is {k}: the camera's constant must be above 0")
-    return exposure*gain/k
+    if not (k > 0):
+        raise ValueError(f"k is {k}: the camera's constant must be above 0")
+    return exposure * gain / k
 
 # %% ../../nbs/light/10_degradation.ipynb #11-01-degradation
 def burst_gains(
@@ -43,33 +45,44 @@ def burst_gains(
     preview_gain: Float[Tensor, "b"],  # g_p, 1 (ISO / 100)
     preview_time: float = PREVIEW_TIME,  # t_p, s
 ) -> Float[Tensor, "b n"]:  # g_i, 1
-    "Gains that give every burst frame the preview's brightness; `ValueError` when a value is not positive (paper, Sec. 4, from Eq. 1)."
+    """Gains that give every burst frame the preview's brightness; `ValueError` when a value is not positive
+    (paper, Sec. 4, from Eq. 1).
+    """
     check_positive("exposures", exposures), check_positive("preview_gain", preview_gain)
-    check(preview_time > 0, f"preview_time is {preview_time} s: it must be above 0")
-    return preview_time*preview_gain[:, None]/exposures
+    if not (preview_time > 0):
+        raise ValueError(f"preview_time is {preview_time} s: it must be above 0")
+    return preview_time * preview_gain[:, None] / exposures
 
 # %% ../../nbs/light/10_degradation.ipynb #14-01-degradation
 def integrate(
     radiance: Float[Tensor, "b t c h w"],  # S, light per second; one frame lasts frame_time
     frame_time: float = FRAME_TIME,  # e_S, s
 ) -> Float[Tensor, "b c h w"]:  # collected light, s
-    "Light collected while the shutter is open: the integral of Eq. (2); `ValueError` when no frame is given or a value is not finite."
-    check(radiance.shape[1] > 0, "radiance holds no frame: give at least one")
+    """Light collected while the shutter is open: the integral of Eq. (2); `ValueError` when no frame is given
+    or a value is not finite.
+    """
+    if not (radiance.shape[1] > 0):
+        raise ValueError("radiance holds no frame: give at least one")
     check_finite("radiance", radiance)
-    return frame_time*radiance.sum(1)
+    return frame_time * radiance.sum(1)
 
 # %% ../../nbs/light/10_degradation.ipynb #18-01-degradation
 def iso_noise(
     gain: Float[Tensor, "*batch"],  # g, 1 (ISO / 100)
-) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:  # shot (variance per unit signal), read (variance), output units
-    "Noise of a real camera by its ISO; `ValueError` when a gain is not positive (noise model of the paper's published code)."
+    # shot (variance per unit signal), read (variance), output units
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+    """Noise of a real camera by its ISO; `ValueError` when a gain is not positive (noise model of the paper's
+    published code).
+    """
     check_positive("gain", gain)
-    shot = 9.2857e-7*(100*gain) + 8.1006e-5
-    return shot, (2.2282*shot.log() + 0.45982).exp()
+    shot = 9.2857e-7 * (100 * gain) + 8.1006e-5
+    return shot, (2.2282 * shot.log() + 0.45982).exp()
 
 # %% ../../nbs/light/10_degradation.ipynb #20-01-degradation
 REFERENCE_GAIN = 1024.0  # where the scaled models meet the published one: ISO 102400, 1
-REFERENCE_SHOT, REFERENCE_READ = (x.item() for x in iso_noise(torch.tensor(REFERENCE_GAIN, dtype=torch.float64)))  # variance per unit signal, variance
+REFERENCE_SHOT, REFERENCE_READ = (
+    x.item() for x in iso_noise(torch.tensor(REFERENCE_GAIN, dtype=torch.float64))
+)  # variance per unit signal, variance
 
 # %% ../../nbs/light/10_degradation.ipynb #21-01-degradation
 def sensor_noise(
@@ -77,12 +90,16 @@ def sensor_noise(
     shot: float = REFERENCE_SHOT,  # shot noise at the reference gain, variance per unit signal
     read: float = REFERENCE_READ,  # read noise at the reference gain, variance
     reference: float = REFERENCE_GAIN,  # gain where shot and read were measured, 1
-) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:  # shot (variance per unit signal), read (variance), output units
-    "Noise of Eq. (2): shot grows with g, read with g^2; `ValueError` when a gain is not positive (paper, Eq. 2)."
+    # shot (variance per unit signal), read (variance), output units
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+    """Noise of Eq. (2): shot grows with g, read with g^2; `ValueError` when a gain is not positive (paper,
+    Eq. 2).
+    """
     check_positive("gain", gain)
-    check(reference > 0, f"reference is {reference}: the reference gain must be above 0")
-    ratio = gain/reference
-    return shot*ratio, read*ratio**2
+    if not (reference > 0):
+        raise ValueError(f"reference is {reference}: the reference gain must be above 0")
+    ratio = gain / reference
+    return shot * ratio, read * ratio**2
 
 # %% ../../nbs/light/10_degradation.ipynb #23-01-degradation
 def printed_noise(
@@ -90,10 +107,13 @@ def printed_noise(
     shot: float = REFERENCE_SHOT,  # shot noise at the reference gain, variance per unit signal
     read: float = REFERENCE_READ,  # read noise at the reference gain, variance
     reference: float = REFERENCE_GAIN,  # gain where shot and read were measured, 1
-) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:  # shot (variance per unit signal), read (variance), output units
-    "Noise of Eq. (6) as printed: shot and read both grow with g^2; `ValueError` when a gain is not positive (paper, Eqs. 6 and 8)."
+    # shot (variance per unit signal), read (variance), output units
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+    """Noise of Eq. (6) as printed: shot and read both grow with g^2; `ValueError` when a gain is not positive
+    (paper, Eqs. 6 and 8).
+    """
     shot, read = sensor_noise(gain, shot, read, reference)
-    return shot*gain/reference, read
+    return shot * gain / reference, read
 
 # %% ../../nbs/light/10_degradation.ipynb #30-01-degradation
 def standard_normal(
@@ -101,11 +121,14 @@ def standard_normal(
     generator: torch.Generator,  # source of randomness; may live on another device
 ) -> Float[Tensor, "*shape"]:  # Z ~ N(0, 1), 1
     "Standard normal numbers, the same on every device for one CPU generator."
-    return torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
+    return torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype).to(
+        like.device
+    )
 
 # %% ../../nbs/light/10_degradation.ipynb #32-01-degradation
 class _Noisy(torch.autograd.Function):
     "S + sigma Z and its derivatives in few passes over memory; shot and read have one value per image."
+
     @staticmethod
     def forward(ctx, signal, shot, read, z):
         sigma = torch.addcmul(read, shot, signal.relu()).sqrt_()
@@ -115,12 +138,13 @@ class _Noisy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         signal, shot, sigma, z = ctx.saved_tensors
-        h = (grad*z).div_(sigma)
-        if sigma.min() == 0: h.masked_fill_(sigma == 0, 0)
+        h = (grad * z).div_(sigma)
+        if sigma.min() == 0:
+            h.masked_fill_(sigma == 0, 0)
         light = signal.relu()
         by_shot = torch.linalg.vecdot(h.flatten(-3), light.flatten(-3))[..., None, None, None]
         by_read = h.sum((-3, -2, -1), keepdim=True)
-        return torch.addcmul(grad, shot/2, h.mul_(light.sign_())), by_shot/2, by_read/2, None
+        return torch.addcmul(grad, shot / 2, h.mul_(light.sign_())), by_shot / 2, by_read / 2, None
 
 # %% ../../nbs/light/10_degradation.ipynb #33-01-degradation
 def add_noise(
@@ -131,30 +155,41 @@ def add_noise(
 ) -> Float[Tensor, "*batch c h w"]:  # noisy RAW, not clipped
     """Add shot and read noise, differentiable in signal, shot and read.
 
-    `ValueError` when a value is not finite or a noise parameter is negative. Source: paper, Eq. (8) reparameterised, Sec. 4.3."""
-    for name, x in {"signal": signal, "shot": shot, "read": read}.items(): check_finite(name, x)
-    check(bool((shot >= 0).all() and (read >= 0).all()), f"shot and read are variances and cannot be negative: {shot}, {read}")
-    return _Noisy.apply(signal, shot[..., None, None, None], read[..., None, None, None], standard_normal(signal, generator))
+    `ValueError` when a value is not finite or a noise parameter is negative. Source: paper, Eq. (8)
+    reparameterised, Sec. 4.3.
+    """
+    for name, x in {"signal": signal, "shot": shot, "read": read}.items():
+        check_finite(name, x)
+    if not ((shot >= 0).all() and (read >= 0).all()):
+        raise ValueError(f"shot and read are variances and cannot be negative: {shot}, {read}")
+    return _Noisy.apply(
+        signal, shot[..., None, None, None], read[..., None, None, None], standard_normal(signal, generator)
+    )
 
 # %% ../../nbs/light/10_degradation.ipynb #42-01-degradation
 def jitter_noise(
     shot: Float[Tensor, "*batch"],  # lambda_shot, variance per unit signal, above 0
     read: Float[Tensor, "*batch"],  # lambda_read, variance
     generator: torch.Generator,  # source of the jitter
-) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:  # jittered shot (variance per unit signal) and read (variance)
-    "Vary the noise parameters as one camera differs from the next; `ValueError` unless shot is positive (training noise of the published code)."
+    # jittered shot (variance per unit signal) and read (variance)
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+    """Vary the noise parameters as one camera differs from the next; `ValueError` unless shot is positive
+    (training noise of the published code).
+    """
     check_positive("shot", shot)
-    varied = shot + 5e-5*standard_normal(shot, generator)
-    while bool((bad := varied <= 0).any()): varied = torch.where(bad, shot + 5e-5*standard_normal(shot, generator), varied)
-    spread = (0.25*standard_normal(read, generator)).exp()
-    return varied, read*(varied/shot)**2.2282*spread
+    varied = shot + 5e-5 * standard_normal(shot, generator)
+    while bool((bad := varied <= 0).any()):
+        varied = torch.where(bad, shot + 5e-5 * standard_normal(shot, generator), varied)
+    spread = (0.25 * standard_normal(read, generator)).exp()
+    return varied, read * (varied / shot) ** 2.2282 * spread
 
 # %% ../../nbs/light/10_degradation.ipynb #45-01-degradation
 def cfa_sites(
     pattern: str = "RGGB",  # the 2x2 tile, row by row
 ) -> list[int]:  # tile positions 0 1 / 2 3 of R, G in R's row, G in B's row, B
     "Where each colour sits in a Bayer tile; `ValueError` when the pattern is not RGGB, BGGR, GRBG or GBRG."
-    check(pattern in ("RGGB", "BGGR", "GRBG", "GBRG"), f"pattern is {pattern!r}: give RGGB, BGGR, GRBG or GBRG")
+    if pattern not in ("RGGB", "BGGR", "GRBG", "GBRG"):
+        raise ValueError(f"pattern is {pattern!r}: give RGGB, BGGR, GRBG or GBRG")
     red, blue = pattern.index("R"), pattern.index("B")
     return [red, red ^ 1, blue ^ 1, blue]
 
@@ -163,10 +198,15 @@ def bayer_mosaic(
     rgb: Float[Tensor, "*batch 3 h w"],  # linear camera RGB, any range; h and w even
     pattern: str = "RGGB",  # the 2x2 tile, row by row
 ) -> Float[Tensor, "*batch h w"]:  # one colour per photosite, same units
-    "Keep at each photosite the colour of its filter; `ValueError` for an unknown pattern or an odd size (cfa of the paper, Eq. 2)."
+    """Keep at each photosite the colour of its filter; `ValueError` for an unknown pattern or an odd size
+    (cfa of the paper, Eq. 2).
+    """
     cfa_sites(pattern)
-    check(rgb.shape[-2] % 2 == 0 == rgb.shape[-1] % 2, f"rgb is {tuple(rgb.shape)}: height and width must be even, crop the last row or column")
-    sites = [rgb[..., "RGB".index(colour), i//2::2, i % 2::2] for i, colour in enumerate(pattern)]
+    if not (rgb.shape[-2] % 2 == 0 == rgb.shape[-1] % 2):
+        raise ValueError(
+            f"rgb is {tuple(rgb.shape)}: height and width must be even, crop the last row or column"
+        )
+    sites = [rgb[..., "RGB".index(colour), i // 2 :: 2, i % 2 :: 2] for i, colour in enumerate(pattern)]
     return F.pixel_shuffle(torch.stack(sites, -3), 2).squeeze(-3)
 
 # %% ../../nbs/light/10_degradation.ipynb #50-01-degradation
@@ -181,10 +221,13 @@ def quantise(
     x: Float[Tensor, "*shape"],  # RAW in [0, 1]
     bits: int = 14,  # depth of the converter, 1 to 16
 ) -> Float[Tensor, "*shape"]:  # RAW on 2^bits levels in [0, 1]
-    "Round to the nearest of 2^bits levels; its gradient is 0 everywhere. `ValueError` unless 1 <= bits <= 16 (paper, Eq. 2)."
-    check(1 <= bits <= 16, f"bits is {bits}: converters have 1 to 16")
+    """Round to the nearest of 2^bits levels; its gradient is 0 everywhere. `ValueError` unless 1 <= bits <=
+    16 (paper, Eq. 2).
+    """
+    if not (1 <= bits <= 16):
+        raise ValueError(f"bits is {bits}: converters have 1 to 16")
     levels = 2**bits - 1
-    return torch.round(x*levels)/levels
+    return torch.round(x * levels) / levels
 
 # %% ../../nbs/light/10_degradation.ipynb #57-01-degradation
 def degrade(
@@ -198,7 +241,8 @@ def degrade(
     frame_time: float = FRAME_TIME,  # e_S, s
 ) -> Float[Tensor, "b h w"]:  # mosaicked RAW in [0, 1]
     "The image degradation model; `ValueError` when a value is out of its range (paper, Eq. 2)."
-    check(k > 0, f"k is {k}: the camera's constant must be above 0")
-    light = gain[:, None, None, None]*integrate(radiance, frame_time)/k
+    if not (k > 0):
+        raise ValueError(f"k is {k}: the camera's constant must be above 0")
+    light = gain[:, None, None, None] * integrate(radiance, frame_time) / k
     noisy = add_noise(light, *noise(gain), generator)
     return quantise(clip(bayer_mosaic(noisy, pattern)), bits)

@@ -7,7 +7,9 @@ __all__ = ['TYPES', 'ORIENTATIONS', 'XYZ_TO_SRGB', 'RAW_KEYS', 'Tag', 'encode', 
            'to_counts', 'dng_colour', 'RawPhoto', 'read_raw', 'read_headerless', 'normalise']
 
 # %% ../../nbs/light/25_dng.ipynb #02-03-dng
-import io, os, struct
+import io
+import os
+import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from fractions import Fraction
@@ -19,22 +21,54 @@ from jaxtyping import Float, UInt16
 from torch import Tensor
 
 from ..disk import atomic
-from ..core import check
 from .degradation import cfa_sites
 from .raw import CameraColour, pack, unpack
 
 # %% ../../nbs/light/25_dng.ipynb #05-03-dng
 class Tag(IntEnum):
     "Numbers of the TIFF, Exif and DNG tags used here (TIFF 6.0; Exif 2.32; DNG 1.4)."
+
     SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
-    MAKE, MODEL, STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_ROWS, STRIP_BYTES, PLANAR = 271, 272, 273, 274, 277, 278, 279, 284
+    MAKE, MODEL, STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_ROWS, STRIP_BYTES, PLANAR = (
+        271,
+        272,
+        273,
+        274,
+        277,
+        278,
+        279,
+        284,
+    )
     SUB_DIRECTORIES, SAMPLE_FORMAT, CFA_SIZE, CFA_PATTERN, EXIF = 330, 339, 33421, 33422, 34665
     EXPOSURE_TIME, ISO, SENSITIVITY_TYPE, ISO_SPEED, EXIF_VERSION = 33434, 34855, 34864, 34867, 36864
-    DNG_VERSION, DNG_BACKWARD, UNIQUE_MODEL, BLACK_SIZE, BLACK, WHITE = 50706, 50707, 50708, 50713, 50714, 50717
-    LINEARISATION, COLOR_MATRIX, AS_SHOT_NEUTRAL, ILLUMINANT, NOISE_PROFILE = 50712, 50721, 50728, 50778, 51041
+    DNG_VERSION, DNG_BACKWARD, UNIQUE_MODEL, BLACK_SIZE, BLACK, WHITE = (
+        50706,
+        50707,
+        50708,
+        50713,
+        50714,
+        50717,
+    )
+    LINEARISATION, COLOR_MATRIX, AS_SHOT_NEUTRAL, ILLUMINANT, NOISE_PROFILE = (
+        50712,
+        50721,
+        50728,
+        50778,
+        51041,
+    )
 
 # %% ../../nbs/light/25_dng.ipynb #07-03-dng
-TYPES = dict(byte=(1, "B"), ascii=(2, "s"), short=(3, "H"), long=(4, "I"), rational=(5, "II"), undefined=(7, "B"), srational=(10, "ii"), double=(12, "d"), ifd=(13, "I"))  # TIFF name: number, struct code
+TYPES = dict(
+    byte=(1, "B"),
+    ascii=(2, "s"),
+    short=(3, "H"),
+    long=(4, "I"),
+    rational=(5, "II"),
+    undefined=(7, "B"),
+    srational=(10, "ii"),
+    double=(12, "d"),
+    ifd=(13, "I"),
+)  # TIFF name: number, struct code
 
 # %% ../../nbs/light/25_dng.ipynb #08-03-dng
 def encode(
@@ -44,9 +78,12 @@ def encode(
 ) -> tuple[int, bytes]:  # how many values, and their bytes
     "Bytes of a tag's values; fractions take two integers of 32 bits (TIFF 6.0, Sec. 2)."
     code = TYPES[kind][1]
-    if kind == "ascii": return len(values) + 1, values.encode("ascii") + b"\0"
+    if kind == "ascii":
+        return len(values) + 1, values.encode("ascii") + b"\0"
     if kind.endswith("rational"):
-        values = [Fraction(v).limit_denominator(int(2**31/max(1, abs(v))) - 1).as_integer_ratio() for v in values]
+        values = [
+            Fraction(v).limit_denominator(int(2**31 / max(1, abs(v))) - 1).as_integer_ratio() for v in values
+        ]
         return len(values), b"".join(struct.pack(order + code, *v) for v in values)
     return len(values), struct.pack(f"{order}{len(values)}{code}", *values)
 
@@ -57,10 +94,11 @@ def directory(
 ) -> bytes:  # little-endian directory with its long values, of even length
     "Serialise one TIFF directory (TIFF 6.0, Sec. 2)."
     entries, extra = b"", b""
-    after = offset + 2 + 12*len(tags) + 4
+    after = offset + 2 + 12 * len(tags) + 4
     for tag, (kind, values) in sorted(tags.items()):
         count, data = encode(kind, values)
-        if len(data) > 4: data, extra = struct.pack("<I", after + len(extra)), extra + data + b"\0"*(len(data) % 2)
+        if len(data) > 4:
+            data, extra = struct.pack("<I", after + len(extra)), extra + data + b"\0" * (len(data) % 2)
         entries += struct.pack("<HHI", tag, TYPES[kind][0], count) + data.ljust(4, b"\0")
     return struct.pack("<H", len(tags)) + entries + bytes(4) + extra
 
@@ -72,35 +110,57 @@ def _entries(
 ) -> dict[int, tuple]:  # tag number -> values; fractions where the type has them
     "Tags of one directory; values of unknown types and text are left out."
     kinds, tags = {number: (name, code) for name, (number, code) in TYPES.items()}, {}
-    for at in range(offset + 2, offset + 2 + 12*struct.unpack_from(order + "H", data, offset)[0], 12):
+    for at in range(offset + 2, offset + 2 + 12 * struct.unpack_from(order + "H", data, offset)[0], 12):
         tag, number, count = struct.unpack_from(order + "HHI", data, at)
         kind, code = kinds.get(number, ("ascii", ""))
-        if kind == "ascii" or count > len(data): continue
-        size = struct.calcsize("=" + code)*count
-        values = struct.unpack_from(f"{order}{len(code)*count}{code[0]}", data, at + 8 if size <= 4 else struct.unpack_from(order + "I", data, at + 8)[0])
-        tags[tag] = values if len(code) == 1 else tuple(Fraction(n, d) if d else Fraction(0) for n, d in zip(values[::2], values[1::2]))
+        if kind == "ascii" or count > len(data):
+            continue
+        size = struct.calcsize("=" + code) * count
+        values = struct.unpack_from(
+            f"{order}{len(code) * count}{code[0]}",
+            data,
+            at + 8 if size <= 4 else struct.unpack_from(order + "I", data, at + 8)[0],
+        )
+        tags[tag] = (
+            values
+            if len(code) == 1
+            else tuple(Fraction(n, d) if d else Fraction(0) for n, d in zip(values[::2], values[1::2]))
+        )
     return tags
 
 # %% ../../nbs/light/25_dng.ipynb #15-03-dng
 def tiff_tags(
     data: bytes,  # a TIFF-like file: DNG, NEF, ARW, CR2, ...
 ) -> dict[int, tuple]:  # tag number -> values; empty when the file is not TIFF
-    "Numeric tags of the first directory, of the mosaic's and of the Exif directory, later ones winning; `ValueError` when the file is cut short (TIFF 6.0)."
+    """Numeric tags of the first directory, of the mosaic's and of the Exif directory, later ones winning;
+    `ValueError` when the file is cut short (TIFF 6.0).
+    """
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
-    if order is None: return {}
+    if order is None:
+        return {}
     try:
         tags = _entries(data, order, struct.unpack_from(order + "I", data, 4)[0])
         subs = [_entries(data, order, offset) for offset in map(int, tags.get(Tag.SUB_DIRECTORIES, ()))]
         exif = [_entries(data, order, offset) for offset in map(int, tags.get(Tag.EXIF, ()))]
-    except struct.error as error: raise ValueError(f"the file's directories point outside its {len(data)} bytes: it is cut short or damaged") from error
-    for found in [sub for sub in subs if sub.get(Tag.PHOTOMETRIC) == (32803,)] + exif: tags |= found
+    except struct.error as error:
+        raise ValueError(
+            f"the file's directories point outside its {len(data)} bytes: it is cut short or damaged"
+        ) from error
+    for found in [sub for sub in subs if sub.get(Tag.PHOTOMETRIC) == (32803,)] + exif:
+        tags |= found
     return tags
 
 # %% ../../nbs/light/25_dng.ipynb #18-03-dng
-ORIENTATIONS = (1, 2, 4, 3, 5, 8, 6, 7)  # EXIF's numbers in LibRaw's order, whose bits are: 1 columns reversed, 2 rows reversed, 4 rows and columns exchanged
+# EXIF's numbers in LibRaw's order, whose bits are: 1 columns reversed, 2 rows reversed, 4 rows and columns
+# exchanged
+ORIENTATIONS = (1, 2, 4, 3, 5, 8, 6, 7)
 
 # %% ../../nbs/light/25_dng.ipynb #19-03-dng
-XYZ_TO_SRGB = ((3.2404542, -1.5371385, -0.4985314), (-0.9692660, 1.8760108, 0.0415560), (0.0556434, -0.2040259, 1.0572252))  # CIE XYZ (D65) to linear sRGB (IEC 61966-2-1)
+XYZ_TO_SRGB = (
+    (3.2404542, -1.5371385, -0.4985314),
+    (-0.9692660, 1.8760108, 0.0415560),
+    (0.0556434, -0.2040259, 1.0572252),
+)  # CIE XYZ (D65) to linear sRGB (IEC 61966-2-1)
 
 # %% ../../nbs/light/25_dng.ipynb #20-03-dng
 def _check_mosaic(
@@ -109,11 +169,21 @@ def _check_mosaic(
     white: int,  # saturation, counts
 ) -> None:
     "Answer early what a DNG cannot hold."
-    check(mosaic.dtype == np.uint16 and mosaic.ndim == 2, f"mosaic is {mosaic.dtype} of shape {mosaic.shape}: a DNG takes uint16 (h, w); scale floats to counts first (to_counts)")
-    check(min(mosaic.shape) >= 22 and not any(side % 2 for side in mosaic.shape), f"mosaic is {mosaic.shape}: readers need even sides of at least 22 px")
-    check(black.shape == (2, 2) and bool((black == black.astype(int)).all()), f"black is {black.tolist()}: give one whole number or 2x2 of them, readers cut fractions")
-    check(bool(0 <= black.min() and black.max() < white <= 65535), f"black {black.tolist()} and white {white} must satisfy 0 <= black < white <= 65535")
-    check(bool(mosaic.max() <= white), f"mosaic reaches {mosaic.max()} above white {white}: the bit depth is wrong")
+    if not (mosaic.dtype == np.uint16 and mosaic.ndim == 2):
+        raise ValueError(
+            f"mosaic is {mosaic.dtype} of shape {mosaic.shape}: a DNG takes uint16 (h, w); scale floats to"
+            " counts first (to_counts)"
+        )
+    if not (min(mosaic.shape) >= 22 and not any(side % 2 for side in mosaic.shape)):
+        raise ValueError(f"mosaic is {mosaic.shape}: readers need even sides of at least 22 px")
+    if not (black.shape == (2, 2) and bool((black == black.astype(int)).all())):
+        raise ValueError(
+            f"black is {black.tolist()}: give one whole number or 2x2 of them, readers cut fractions"
+        )
+    if not (0 <= black.min() and black.max() < white <= 65535):
+        raise ValueError(f"black {black.tolist()} and white {white} must satisfy 0 <= black < white <= 65535")
+    if not (mosaic.max() <= white):
+        raise ValueError(f"mosaic reaches {mosaic.max()} above white {white}: the bit depth is wrong")
 
 # %% ../../nbs/light/25_dng.ipynb #21-03-dng
 def _raw_tags(
@@ -128,13 +198,28 @@ def _raw_tags(
     "The main directory, but for the places of other parts (DNG 1.4)."
     h, w = shape
     return {
-        Tag.SUBFILE_TYPE: ("long", (0,)), Tag.WIDTH: ("long", (w,)), Tag.HEIGHT: ("long", (h,)), Tag.BITS: ("short", (16,)),
-        Tag.COMPRESSION: ("short", (1,)), Tag.PHOTOMETRIC: ("short", (32803,)), Tag.MAKE: ("ascii", "debir_nb"), Tag.MODEL: ("ascii", model),
-        Tag.SAMPLES: ("short", (1,)), Tag.STRIP_ROWS: ("long", (h,)), Tag.STRIP_BYTES: ("long", (2*h*w,)),
-        Tag.PLANAR: ("short", (1,)), Tag.CFA_SIZE: ("short", (2, 2)), Tag.CFA_PATTERN: ("byte", tuple("RGB".index(c) for c in pattern)),
-        Tag.DNG_VERSION: ("byte", (1, 4, 0, 0)), Tag.DNG_BACKWARD: ("byte", (1, 1, 0, 0)), Tag.UNIQUE_MODEL: ("ascii", f"debir_nb {model}"),
-        Tag.BLACK_SIZE: ("short", (2, 2)), Tag.BLACK: ("long", tuple(black.astype(int).ravel().tolist())), Tag.WHITE: ("long", (white,)),
-        Tag.COLOR_MATRIX: ("srational", tuple(np.ravel(color_matrix).tolist())), Tag.AS_SHOT_NEUTRAL: ("rational", tuple(as_shot_neutral)),
+        Tag.SUBFILE_TYPE: ("long", (0,)),
+        Tag.WIDTH: ("long", (w,)),
+        Tag.HEIGHT: ("long", (h,)),
+        Tag.BITS: ("short", (16,)),
+        Tag.COMPRESSION: ("short", (1,)),
+        Tag.PHOTOMETRIC: ("short", (32803,)),
+        Tag.MAKE: ("ascii", "debir_nb"),
+        Tag.MODEL: ("ascii", model),
+        Tag.SAMPLES: ("short", (1,)),
+        Tag.STRIP_ROWS: ("long", (h,)),
+        Tag.STRIP_BYTES: ("long", (2 * h * w,)),
+        Tag.PLANAR: ("short", (1,)),
+        Tag.CFA_SIZE: ("short", (2, 2)),
+        Tag.CFA_PATTERN: ("byte", tuple("RGB".index(c) for c in pattern)),
+        Tag.DNG_VERSION: ("byte", (1, 4, 0, 0)),
+        Tag.DNG_BACKWARD: ("byte", (1, 1, 0, 0)),
+        Tag.UNIQUE_MODEL: ("ascii", f"debir_nb {model}"),
+        Tag.BLACK_SIZE: ("short", (2, 2)),
+        Tag.BLACK: ("long", tuple(black.astype(int).ravel().tolist())),
+        Tag.WHITE: ("long", (white,)),
+        Tag.COLOR_MATRIX: ("srational", tuple(np.ravel(color_matrix).tolist())),
+        Tag.AS_SHOT_NEUTRAL: ("rational", tuple(as_shot_neutral)),
         Tag.ILLUMINANT: ("short", (21,)),  # D65
     }
 
@@ -144,8 +229,13 @@ def _exif_tags(
     iso: int,  # ISO
 ) -> dict:  # Tag -> (name of the type, values)
     "The Exif directory: exposure time and ISO (Exif 2.32, Sec. 4.6.5)."
-    tags = {Tag.EXPOSURE_TIME: ("rational", (exposure,)), Tag.ISO: ("short", (min(iso, 65535),)), Tag.EXIF_VERSION: ("undefined", tuple(b"0232"))}
-    if iso >= 65535: tags |= {Tag.SENSITIVITY_TYPE: ("short", (3,)), Tag.ISO_SPEED: ("long", (iso,))}
+    tags = {
+        Tag.EXPOSURE_TIME: ("rational", (exposure,)),
+        Tag.ISO: ("short", (min(iso, 65535),)),
+        Tag.EXIF_VERSION: ("undefined", tuple(b"0232")),
+    }
+    if iso >= 65535:
+        tags |= {Tag.SENSITIVITY_TYPE: ("short", (3,)), Tag.ISO_SPEED: ("long", (iso,))}
     return tags
 
 # %% ../../nbs/light/25_dng.ipynb #23-03-dng
@@ -158,25 +248,40 @@ def write_dng(
     black: np.ndarray | int = 0,  # black level, whole counts: one, or 2x2 by position in the tile
     white: int = 65535,  # saturation level, counts
     pattern: str = "RGGB",  # Bayer tile, row by row
-    as_shot_neutral: tuple[float, float, float] = (1.0, 1.0, 1.0),  # camera's answer to grey, 1 / white-balance gains, 1
+    # camera's answer to grey, 1 / white-balance gains, 1
+    as_shot_neutral: tuple[float, float, float] = (1.0, 1.0, 1.0),
     color_matrix: tuple = XYZ_TO_SRGB,  # CIE XYZ (D65) to camera RGB, 3 rows of 3, 1
-    noise: tuple[float, float] | None = None,  # shot (variance per unit signal), read (variance), signal in [0, 1]
+    # shot (variance per unit signal), read (variance), signal in [0, 1]
+    noise: tuple[float, float] | None = None,
     model: str = "simulated camera",  # name of the camera
-    orientation: int = 1,  # how viewers shall turn the picture, as EXIF counts: 1 not at all, 3 by 180 degrees, 6 clockwise, 8 counterclockwise; 2, 4, 5 and 7 mirrored
+    # how viewers shall turn the picture, as EXIF counts: 1 not at all, 3 by 180 degrees, 6 clockwise, 8
+    # counterclockwise; 2, 4, 5 and 7 mirrored
+    orientation: int = 1,
 ) -> None:
-    "Write an uncompressed DNG, wholly or not at all; `ValueError` for a wrong type, size, depth, pattern, exposure or ISO (DNG 1.4)."
+    """Write an uncompressed DNG, wholly or not at all; `ValueError` for a wrong type, size, depth, pattern,
+    exposure or ISO (DNG 1.4).
+    """
     black = np.broadcast_to(np.asarray(black), (2, 2)) if np.ndim(black) == 0 else np.asarray(black)
     cfa_sites(pattern), _check_mosaic(mosaic, black, white)
-    check(0 < exposure < 2**31, f"exposure is {exposure} s: it must be above 0")
-    check(1 <= iso < 2**31, f"iso is {iso}: it must be at least 1")
-    check(orientation in ORIENTATIONS, f"orientation is {orientation}: choose 1 to 8, as EXIF counts")
+    if not (0 < exposure < 2**31):
+        raise ValueError(f"exposure is {exposure} s: it must be above 0")
+    if not (1 <= iso < 2**31):
+        raise ValueError(f"iso is {iso}: it must be at least 1")
+    if orientation not in ORIENTATIONS:
+        raise ValueError(f"orientation is {orientation}: choose 1 to 8, as EXIF counts")
     pixels = mosaic.astype("<u2").tobytes()
     exif = directory(_exif_tags(exposure, round(iso)), 8 + len(pixels))
     tags = _raw_tags(mosaic.shape, black, white, pattern, as_shot_neutral, color_matrix, model)
-    tags |= {Tag.ORIENTATION: ("short", (orientation,)), Tag.STRIP_OFFSETS: ("long", (8,)), Tag.EXIF: ("long", (8 + len(pixels),))}
-    if noise: tags[Tag.NOISE_PROFILE] = ("double", noise)
+    tags |= {
+        Tag.ORIENTATION: ("short", (orientation,)),
+        Tag.STRIP_OFFSETS: ("long", (8,)),
+        Tag.EXIF: ("long", (8 + len(pixels),)),
+    }
+    if noise:
+        tags[Tag.NOISE_PROFILE] = ("double", noise)
     start = 8 + len(pixels) + len(exif)
-    with atomic(path) as temporary: temporary.write_bytes(struct.pack("<2sHI", b"II", 42, start) + pixels + exif + directory(tags, start))
+    with atomic(path) as temporary:
+        temporary.write_bytes(struct.pack("<2sHI", b"II", 42, start) + pixels + exif + directory(tags, start))
 
 # %% ../../nbs/light/25_dng.ipynb #25-03-dng
 def to_counts(
@@ -185,40 +290,57 @@ def to_counts(
     white: int = 65535,  # saturation level, counts
     pattern: str = "RGGB",  # Bayer tile of the mosaic wanted
 ) -> UInt16[np.ndarray, "2*h 2*w"]:  # mosaic, sensor counts
-    "Packed RAW as the counts of a sensor; `ValueError` for an unknown pattern or impossible levels (clip and quant of the paper, Eq. 2)."
-    check(bool(0 <= np.min(black) and np.max(black) < white <= 65535), f"black {black} and white {white} must satisfy 0 <= black < white <= 65535")
+    """Packed RAW as the counts of a sensor; `ValueError` for an unknown pattern or impossible levels (clip
+    and quant of the paper, Eq. 2).
+    """
+    if not (0 <= np.min(black) and np.max(black) < white <= 65535):
+        raise ValueError(f"black {black} and white {white} must satisfy 0 <= black < white <= 65535")
     mosaic = unpack(packed.detach().cpu().double().clamp(0, 1), pattern).numpy()
-    pedestal = np.broadcast_to(black, (2, 2))[np.ix_(np.arange(mosaic.shape[0]) % 2, np.arange(mosaic.shape[1]) % 2)]
-    return np.rint(pedestal + mosaic*(white - pedestal)).astype(np.uint16)
+    pedestal = np.broadcast_to(black, (2, 2))[
+        np.ix_(np.arange(mosaic.shape[0]) % 2, np.arange(mosaic.shape[1]) % 2)
+    ]
+    return np.rint(pedestal + mosaic * (white - pedestal)).astype(np.uint16)
 
 # %% ../../nbs/light/25_dng.ipynb #27-03-dng
 def dng_colour(
     colour: CameraColour,  # one camera
 ) -> dict:  # as_shot_neutral and color_matrix for write_dng
-    "The tags that tell a RAW converter a camera's colour; the overall rgb_gain is not kept. `ValueError` unless it is one camera (DNG 1.4, Chapter 6)."
-    check(len(colour.red_gain) == 1, f"colour holds {len(colour.red_gain)} cameras: a file has one")
-    neutral = np.array([1/colour.red_gain.item(), 1.0, 1/colour.blue_gain.item()])
-    matrix = neutral[:, None]*colour.rgb2cam[0].cpu().double().numpy() @ np.array(XYZ_TO_SRGB)
+    """The tags that tell a RAW converter a camera's colour; the overall rgb_gain is not kept. `ValueError`
+    unless it is one camera (DNG 1.4, Chapter 6).
+    """
+    if len(colour.red_gain) != 1:
+        raise ValueError(f"colour holds {len(colour.red_gain)} cameras: a file has one")
+    neutral = np.array([1 / colour.red_gain.item(), 1.0, 1 / colour.blue_gain.item()])
+    matrix = neutral[:, None] * colour.rgb2cam[0].cpu().double().numpy() @ np.array(XYZ_TO_SRGB)
     return dict(as_shot_neutral=tuple(neutral.tolist()), color_matrix=tuple(map(tuple, matrix.tolist())))
 
 # %% ../../nbs/light/25_dng.ipynb #31-03-dng
 @dataclass(frozen=True)
 class RawPhoto:
     "One RAW photograph, as the file has it: nothing subtracted, scaled or balanced."
+
     mosaic: UInt16[np.ndarray, "h w"]  # visible area, sensor counts, even sides
     pattern: str  # Bayer tile of mosaic, row by row
     black: Float[np.ndarray, "2 2"]  # black level by position in the tile, counts
     white: int  # saturation level, counts
     exposure: Fraction | None  # exposure time, s; None where the file does not say
     iso: float | None  # ISO; None where the file does not say
-    noise: tuple[float, float] | None  # shot (variance per unit signal) and read (variance) of green, signal in [0, 1]; None where the file does not say
+    # shot (variance per unit signal) and read (variance) of green, signal in [0, 1]; None where the file does
+    # not say
+    noise: tuple[float, float] | None
     white_balance: Float[np.ndarray, "3"]  # gains of R, G, B over G, 1; ones where the file does not say
-    color_matrix: Float[np.ndarray, "3 3"]  # white-balanced camera RGB to linear sRGB, 1; identity where the file does not say
-    orientation: int = 1  # how to turn the picture for viewing, as EXIF counts: 1 not at all, 3 by 180 degrees, 6 clockwise, 8 counterclockwise; 2, 4, 5 and 7 mirrored
+    # white-balanced camera RGB to linear sRGB, 1; identity where the file does not say
+    color_matrix: Float[np.ndarray, "3 3"]
+    # how to turn the picture for viewing, as EXIF counts: 1 not at all, 3 by 180 degrees, 6 clockwise, 8
+    # counterclockwise; 2, 4, 5 and 7 mirrored
+    orientation: int = 1
 
     def colour(self) -> CameraColour:  # one camera, rgb_gain 1
         "Colour of the camera that took the photograph, for `render` and `develop`."
-        rgb2cam, gains = torch.tensor(self.color_matrix).inverse().float()[None], torch.tensor(self.white_balance).float()
+        rgb2cam, gains = (
+            torch.tensor(self.color_matrix).inverse().float()[None],
+            torch.tensor(self.white_balance).float(),
+        )
         return CameraColour(rgb2cam, red_gain=gains[:1], blue_gain=gains[2:], rgb_gain=torch.ones(1))
 
 # %% ../../nbs/light/25_dng.ipynb #33-03-dng
@@ -227,15 +349,24 @@ def _check_tags(
     name: str,  # how messages call it
 ) -> dict[int, tuple]:  # its tags, from tiff_tags
     "Refuse what LibRaw would read wrongly without a word."
-    check(data[:2] in (b"II", b"MM") or data[:8] == b"FUJIFILM" or data[4:8] == b"ftyp",
-          f"{name} has no header that says what it holds: declare its layout in footage.yaml, or read it with read_headerless")
+    if not (data[:2] in (b"II", b"MM") or data[:8] == b"FUJIFILM" or data[4:8] == b"ftyp"):
+        raise ValueError(
+            f"{name} has no header that says what it holds: declare its layout in footage.yaml, or read it"
+            " with read_headerless"
+        )
     tags = tiff_tags(data)
-    check(tags.get(Tag.SAMPLE_FORMAT, (1,))[0] == 1, f"{name} holds floating-point or signed samples: a sensor's counts are unsigned integers")
-    if Tag.DNG_VERSION not in tags: return tags
+    if tags.get(Tag.SAMPLE_FORMAT, (1,))[0] != 1:
+        raise ValueError(
+            f"{name} holds floating-point or signed samples: a sensor's counts are unsigned integers"
+        )
+    if Tag.DNG_VERSION not in tags:
+        return tags
     end = max(map(sum, zip(tags.get(Tag.STRIP_OFFSETS, ()), tags.get(Tag.STRIP_BYTES, ()))), default=0)
-    check(end <= len(data), f"{name} ends after {len(data)} of {end} bytes: it is cut short")
+    if not (end <= len(data)):
+        raise ValueError(f"{name} ends after {len(data)} of {end} bytes: it is cut short")
     depth, white = tags.get(Tag.BITS, (16,))[0], int(max(tags.get(Tag.WHITE, (0,))))
-    check(Tag.LINEARISATION in tags or white < 2**depth, f"{name} has a white level of {white} in {depth} bits: its bit depth is wrong")
+    if not (Tag.LINEARISATION in tags or white < 2**depth):
+        raise ValueError(f"{name} has a white level of {white} in {depth} bits: its bit depth is wrong")
     return tags
 
 # %% ../../nbs/light/25_dng.ipynb #34-03-dng
@@ -245,7 +376,11 @@ def _pattern(
 ) -> str:  # Bayer tile of the visible area
     "Name of the mosaic's pattern; `ValueError` when it is no Bayer mosaic."
     tile = raw.raw_pattern
-    check(tile is not None and tile.shape == (2, 2), f"{name} is not a Bayer mosaic (X-Trans, layered or already demosaicked): only RGGB, BGGR, GRBG and GBRG are read")
+    if not (tile is not None and tile.shape == (2, 2)):
+        raise ValueError(
+            f"{name} is not a Bayer mosaic (X-Trans, layered or already demosaicked): only RGGB, BGGR, GRBG"
+            " and GBRG are read"
+        )
     pattern = "".join(chr(raw.color_desc[i]) for i in tile.flat)
     cfa_sites(pattern)
     return pattern
@@ -256,9 +391,14 @@ def _shot(
     other,  # rawpy's account, for files that are not TIFF
 ) -> tuple[Fraction | None, float | None]:  # exposure, s, and ISO; None where unknown
     "Exposure time and ISO: the file's own tags first, the library's reading of maker notes second."
-    exposure = tags[Tag.EXPOSURE_TIME][0] if Tag.EXPOSURE_TIME in tags else Fraction(other.shutter_speed).limit_denominator(1_000_000)
+    exposure = (
+        tags[Tag.EXPOSURE_TIME][0]
+        if Tag.EXPOSURE_TIME in tags
+        else Fraction(other.shutter_speed).limit_denominator(1_000_000)
+    )
     iso = tags.get(Tag.ISO, (other.iso_speed,))[0]
-    if iso == 65535: iso = tags.get(Tag.ISO_SPEED, (iso,))[0]
+    if iso == 65535:
+        iso = tags.get(Tag.ISO_SPEED, (iso,))[0]
     return exposure or None, float(iso) or None
 
 # %% ../../nbs/light/25_dng.ipynb #36-03-dng
@@ -268,28 +408,54 @@ def _photo(
     name: str,  # how messages call the file
 ) -> RawPhoto:  # what it holds
     "Collect the numbers; black levels come by colour index and are put into the tile's places."
-    pattern, balance, profile = _pattern(raw, name), np.array(raw.camera_whitebalance[:3]), tags.get(Tag.NOISE_PROFILE)
-    h, w = (side//2*2 for side in raw.raw_image_visible.shape)
-    black, matrix = np.array(raw.black_level_per_channel, float)[raw.raw_pattern], np.array(raw.color_matrix[:, :3], float)
-    check(bool(black.max() < raw.white_level), f"{name} has black {black.tolist()} at or above white {raw.white_level}: its levels are wrong")
+    pattern, balance, profile = (
+        _pattern(raw, name),
+        np.array(raw.camera_whitebalance[:3]),
+        tags.get(Tag.NOISE_PROFILE),
+    )
+    h, w = (side // 2 * 2 for side in raw.raw_image_visible.shape)
+    black, matrix = (
+        np.array(raw.black_level_per_channel, float)[raw.raw_pattern],
+        np.array(raw.color_matrix[:, :3], float),
+    )
+    if not (black.max() < raw.white_level):
+        raise ValueError(
+            f"{name} has black {black.tolist()} at or above white {raw.white_level}: its levels are wrong"
+        )
     exposure, iso = _shot(tags, raw.other)
     return RawPhoto(
-        mosaic=raw.raw_image_visible[:h, :w].copy(), pattern=pattern, black=black, white=int(raw.white_level), exposure=exposure, iso=iso,
+        mosaic=raw.raw_image_visible[:h, :w].copy(),
+        pattern=pattern,
+        black=black,
+        white=int(raw.white_level),
+        exposure=exposure,
+        iso=iso,
         noise=profile and (profile[2:4] if len(profile) == 6 else profile[:2]),
-        white_balance=balance/balance[1] if (balance > 0).all() else np.ones(3), color_matrix=matrix if matrix.any() else np.eye(3),
-        orientation=ORIENTATIONS[raw.sizes.flip])
+        white_balance=balance / balance[1] if (balance > 0).all() else np.ones(3),
+        color_matrix=matrix if matrix.any() else np.eye(3),
+        orientation=ORIENTATIONS[raw.sizes.flip],
+    )
 
 # %% ../../nbs/light/25_dng.ipynb #37-03-dng
 def read_raw(
     source: str | os.PathLike | bytes,  # a RAW file, or its bytes as a camera hands them over
 ) -> RawPhoto:  # mosaic and what is needed to understand it
-    "Read a camera's RAW file; `ValueError` when it is headerless, damaged, float, of a wrong depth or no Bayer mosaic, `OSError` when absent (LibRaw)."
+    """Read a camera's RAW file; `ValueError` when it is headerless, damaged, float, of a wrong depth or no
+    Bayer mosaic, `OSError` when absent (LibRaw).
+    """
     import rawpy
-    data, name = (source, "the file") if isinstance(source, bytes) else (Path(source).read_bytes(), Path(source).name)
+
+    data, name = (
+        (source, "the file") if isinstance(source, bytes) else (Path(source).read_bytes(), Path(source).name)
+    )
     tags = _check_tags(data, name)
     try:
-        with rawpy.imread(io.BytesIO(data)) as raw: return _photo(raw, tags, name)
-    except rawpy.LibRawError as error: raise ValueError(f"{name} cannot be read as RAW ({error.args[0].decode()}): it is damaged or of an unknown kind") from error
+        with rawpy.imread(io.BytesIO(data)) as raw:
+            return _photo(raw, tags, name)
+    except rawpy.LibRawError as error:
+        raise ValueError(
+            f"{name} cannot be read as RAW ({error.args[0].decode()}): it is damaged or of an unknown kind"
+        ) from error
 
 # %% ../../nbs/light/25_dng.ipynb #40-03-dng
 RAW_KEYS = {"height", "width", "pattern", "black", "white"}  # the layout of a headerless file
@@ -303,19 +469,46 @@ def read_headerless(
     black: int,  # black level, counts
     white: int,  # saturation level, counts
 ) -> RawPhoto:  # without exposure, ISO, noise and colour, which nobody knows
-    "Read bare sensor counts; `ValueError` when the file's size is not that of the layout, or levels, pattern or sides cannot be."
+    """Read bare sensor counts; `ValueError` when the file's size is not that of the layout, or levels,
+    pattern or sides cannot be.
+    """
     cfa_sites(pattern)
-    check(all(isinstance(side, int) and side > 0 and side % 2 == 0 for side in (height, width)), f"{Path(path).name} is said to be {height!r} x {width!r} px: a Bayer mosaic has even sides")
-    check(isinstance(black, int) and isinstance(white, int) and 0 <= black < white <= 65535, f"{Path(path).name} is said to reach from black {black!r} to white {white!r}: give whole counts, 0 <= black < white <= 65535")
+    if not all(isinstance(side, int) and side > 0 and side % 2 == 0 for side in (height, width)):
+        raise ValueError(
+            f"{Path(path).name} is said to be {height!r} x {width!r} px: a Bayer mosaic has even sides"
+        )
+    if not (isinstance(black, int) and isinstance(white, int) and 0 <= black < white <= 65535):
+        raise ValueError(
+            f"{Path(path).name} is said to reach from black {black!r} to white {white!r}: give whole counts,"
+            " 0 <= black < white <= 65535"
+        )
     size = os.path.getsize(path)
-    check(size == 2*height*width, f"{Path(path).name} has {size} bytes, but {height} x {width} px of 16 bits are {2*height*width}: its layout is another")
-    return RawPhoto(np.fromfile(path, "<u2").astype(np.uint16).reshape(height, width), pattern, np.full((2, 2), float(black)), white, None, None, None, np.ones(3), np.eye(3))
+    if size != 2 * height * width:
+        raise ValueError(
+            f"{Path(path).name} has {size} bytes, but {height} x {width} px of 16 bits are"
+            f" {2 * height * width}: its layout is another"
+        )
+    return RawPhoto(
+        np.fromfile(path, "<u2").astype(np.uint16).reshape(height, width),
+        pattern,
+        np.full((2, 2), float(black)),
+        white,
+        None,
+        None,
+        None,
+        np.ones(3),
+        np.eye(3),
+    )
 
 # %% ../../nbs/light/25_dng.ipynb #46-03-dng
 def normalise(
     photo: RawPhoto,  # as read
 ) -> Float[Tensor, "4 h w"]:  # packed linear RAW in [0, 1], float32
-    "Packed RAW of a photograph, what the networks take: (counts - black) / (white - black), clipped (clip of the paper, Eq. 2)."
+    """Packed RAW of a photograph, what the networks take: (counts - black) / (white - black), clipped (clip
+    of the paper, Eq. 2).
+    """
     h, w = photo.mosaic.shape
-    black = np.tile(photo.black, (h//2, w//2))
-    return pack(torch.from_numpy((photo.mosaic - black)/(photo.white - black)).float().clamp(0, 1), photo.pattern)
+    black = np.tile(photo.black, (h // 2, w // 2))
+    return pack(
+        torch.from_numpy((photo.mosaic - black) / (photo.white - black)).float().clamp(0, 1), photo.pattern
+    )

@@ -7,7 +7,11 @@ __all__ = ['MIN_FPS', 'IMAGES', 'VIDEOS', 'RAWS', 'TABLE', 'KNOWN', 'LAYOUTS', '
            'named_rate', 'read_table', 'natural', 'Layout', 'open_clip', 'Footage', 'find_clips']
 
 # %% ../../nbs/light/30_footage.ipynb #02-04-footage
-import contextlib, math, os, re, warnings
+import contextlib
+import math
+import os
+import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +25,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from ..core import T_MIN, check
+from ..core import T_MIN
 from .dng import RAW_KEYS, RawPhoto, normalise, read_headerless, read_raw
 from .raw import render
 
@@ -29,7 +33,8 @@ from .raw import render
 MIN_FPS = 120.0  # slowest capture rate that is accepted as it is, frames/s
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")  # suffixes read as pictures
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts")  # suffixes read as videos
-RAWS = (".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".gpr")  # suffixes read by rawpy
+# suffixes read by rawpy
+RAWS = (".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".gpr")
 TABLE = "footage.yaml"  # declares what files do not say, in a footage folder
 
 # %% ../../nbs/light/30_footage.ipynb #09-04-footage
@@ -40,8 +45,10 @@ def _quiet() -> Iterator[None]:
     logging = cv2.utils.logging
     level = logging.getLogLevel()
     logging.setLogLevel(logging.LOG_LEVEL_SILENT)
-    try: yield
-    finally: logging.setLogLevel(level)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(level)
 
 # %% ../../nbs/light/30_footage.ipynb #10-04-footage
 def _check_depth(
@@ -49,47 +56,71 @@ def _check_depth(
     mode: str,  # its pixel format, as Pillow calls it
 ) -> None:
     "`ValueError` for pictures of integers or floats, which Pillow would cut to 8 bits."
-    check(mode[0] not in "IF", f"{path} is not an 8-bit picture (mode {mode}): convert it to 8-bit sRGB")
+    if mode[0] in "IF":
+        raise ValueError(f"{path} is not an 8-bit picture (mode {mode}): convert it to 8-bit sRGB")
 
 # %% ../../nbs/light/30_footage.ipynb #11-04-footage
 def read_image(
     path: str | os.PathLike,  # of the picture
 ) -> UInt8[np.ndarray, "h w 3"]:  # display-referred sRGB, upright
-    "Read one 8-bit picture as sRGB, grey as equal R, G, B; `ValueError` when it does not decode to its end, has 16-bit grey levels, or is seen through."
+    """Read one 8-bit picture as sRGB, grey as equal R, G, B; `ValueError` when it does not decode to its end,
+    has 16-bit grey levels, or is seen through.
+    """
     from PIL import Image, ImageOps
+
     try:
         with Image.open(path) as image:
             _check_depth(path, image.mode)
             clear = "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255
-            check(not clear, f"{path} is transparent in places, where it has no colour: flatten it on a background")
+            if clear:
+                raise ValueError(
+                    f"{path} is transparent in places, where it has no colour: flatten it on a background"
+                )
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, SyntaxError) as e:
-        raise ValueError(f"{path} cannot be read as a picture: is it empty, truncated or of another format? ({e})") from e
+        raise ValueError(
+            f"{path} cannot be read as a picture: is it empty, truncated or of another format? ({e})"
+        ) from e
 
 # %% ../../nbs/light/30_footage.ipynb #13-04-footage
 def _video(
     path: Path,  # of the video
 ) -> cv2.VideoCapture:  # opened
     "Open a video; `ValueError` when it is not one, or has more than 8 bits a sample."
-    with _quiet(): capture = cv2.VideoCapture(str(path))
-    check(capture.isOpened(), f"{path} cannot be read as a video: is it empty, truncated or of an unknown format?")
+    with _quiet():
+        capture = cv2.VideoCapture(str(path))
+    if not capture.isOpened():
+        raise ValueError(f"{path} cannot be read as a video: is it empty, truncated or of an unknown format?")
     bits = int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)) >> 24
-    check(not 8 < bits <= 16, f"{path} has {bits} bits a sample, as HDR footage has, and the encoding of its light is not known: convert it to 8-bit sRGB (Rec. 709)")
+    if 8 < bits <= 16:
+        raise ValueError(
+            f"{path} has {bits} bits a sample, as HDR footage has, and the encoding of its light is not"
+            " known: convert it to 8-bit sRGB (Rec. 709)"
+        )
     return capture
 
 # %% ../../nbs/light/30_footage.ipynb #14-04-footage
 def _count(
     path: Path,  # of the video
 ) -> tuple[int, tuple[int, int], float]:  # frames, (height, width) in px, the container's rate in frames/s
-    "Decode a whole video and count; `ValueError` when nothing decodes, or fewer frames than the container promises (but for one: some round a duration)."
+    """Decode a whole video and count; `ValueError` when nothing decodes, or fewer frames than the container
+    promises (but for one: some round a duration).
+    """
     with _quiet():
         capture = _video(path)
         promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         n = 0
-        while capture.grab(): n += 1
-    check(n > 0, f"{path} holds no frame that decodes")
-    check(n >= promised - 1, f"{path} promises {promised} frames but only {n} decode: the file is truncated or damaged, re-encode or copy it again")
-    return n, _read_video(path, 0, 1)[0].shape[:2], float(capture.get(cv2.CAP_PROP_FPS))  # the decoder turns a clip upright, its header's size is not turned
+        while capture.grab():
+            n += 1
+    if not (n > 0):
+        raise ValueError(f"{path} holds no frame that decodes")
+    if not (n >= promised - 1):
+        raise ValueError(
+            f"{path} promises {promised} frames but only {n} decode: the file is truncated or damaged,"
+            " re-encode or copy it again"
+        )
+    # the decoder turns a clip upright, its header's size is not turned
+    return n, _read_video(path, 0, 1)[0].shape[:2], float(capture.get(cv2.CAP_PROP_FPS))
 
 # %% ../../nbs/light/30_footage.ipynb #15-04-footage
 def _read_video(
@@ -100,23 +131,33 @@ def _read_video(
     "Frames `start` to `stop` of a video, decoded from its beginning; `ValueError` when it ends before."
     with _quiet():
         capture = _video(path)
-        for _ in range(start): capture.grab()
+        for _ in range(start):
+            capture.grab()
         frames = [capture.read()[1] for _ in range(start, stop)]
-    check(all(f is not None for f in frames), f"{path} ends before frame {stop}: has the file changed since it was opened?")
+    if not all(f is not None for f in frames):
+        raise ValueError(f"{path} ends before frame {stop}: has the file changed since it was opened?")
     return [cv2.cvtColor(f, cv2.COLOR_BGR2RGB) for f in frames]
 
 # %% ../../nbs/light/30_footage.ipynb #17-04-footage
 @dataclass(frozen=True)
 class Shake:
     "How a photograph is to be filmed. `ValueError` for a value that cannot be."
+
     speed: float  # of the fastest scene, px per 1/240 s; each scene draws its own
     objects: int = 2  # cut out of the photograph, moving on their own
     readout: float = 0.0  # of a rolling shutter, s; 0: a global shutter
 
     def __post_init__(self):
         "Answer impossible values early."
-        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf for value in (self.speed, self.objects, self.readout))
-        check(numbers and int(self.objects) == self.objects, f"speed is {self.speed!r} px, objects {self.objects!r} and readout {self.readout!r} s: none can be negative, and objects are counted")
+        numbers = all(
+            isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+            for value in (self.speed, self.objects, self.readout)
+        )
+        if not (numbers and int(self.objects) == self.objects):
+            raise ValueError(
+                f"speed is {self.speed!r} px, objects {self.objects!r} and readout {self.readout!r} s: none"
+                " can be negative, and objects are counted"
+            )
 
 # %% ../../nbs/light/30_footage.ipynb #18-04-footage
 def raw_light(
@@ -124,7 +165,7 @@ def raw_light(
 ) -> Float[Tensor, "3 h w"]:  # linear camera RGB in [0, 1]
     "Linear camera RGB of a RAW photograph at half its size: R, the mean of both G, B."
     r, g1, g2, b = normalise(photo)
-    return torch.stack([r, (g1 + g2)/2, b])
+    return torch.stack([r, (g1 + g2) / 2, b])
 
 # %% ../../nbs/light/30_footage.ipynb #19-04-footage
 def _read(
@@ -138,6 +179,7 @@ def _read(
 @dataclass(frozen=True)
 class Clip:
     "Footage, read on demand. A photograph is a clip of one frame that holds an instant (`fps` infinite)."
+
     name: str  # path inside the footage folder, without suffix
     source: str  # the photograph or recording it comes from; splits are made at this level
     path: Path  # video file, folder or picture
@@ -150,12 +192,15 @@ class Clip:
     files: tuple[Path, ...] = ()  # the pictures, in order; empty for a video
     layout: str = ""  # the published data set it belongs to, if it looks like one
     shake: Shake | None = None  # how a photograph is filmed; None: it stays at rest
-    headerless: tuple[tuple[str, object], ...] = ()  # what a RAW file without a header holds, for `read_headerless`
+    # what a RAW file without a header holds, for `read_headerless`
+    headerless: tuple[tuple[str, object], ...] = ()
 
     @property
     def frame_exposure(self) -> float:  # s
-        "How long the light of one frame was gathered, at most: 1/fps seconds (Sec. 5.1 of the paper films with an open shutter)."
-        return 1/self.fps
+        """How long the light of one frame was gathered, at most: 1/fps seconds (Sec. 5.1 of the paper films
+        with an open shutter).
+        """
+        return 1 / self.fps
 
     @property
     def is_raw(self) -> bool:  # whether `raw` can be called
@@ -164,22 +209,37 @@ class Clip:
 
     def raw(self) -> RawPhoto:  # mosaic, levels and colours
         "The RAW photograph as its file has it; `ValueError` when it is another kind of clip."
-        check(self.is_raw, f"clip {self.name!r} is no RAW photograph: use frames()")
+        if not self.is_raw:
+            raise ValueError(f"clip {self.name!r} is no RAW photograph: use frames()")
         return _read(self.path, self.headerless)
 
-    def frames(self,
+    def frames(
+        self,
         start: int = 0,  # first frame
         stop: int | None = None,  # one past the last frame; None: to the end
     ) -> UInt8[Tensor, "t 3 h w"]:  # display-referred sRGB
-        "Frames `start` to `stop`; at once for pictures, decoded from the beginning for a video. `ValueError` when the range leaves the clip."
+        """Frames `start` to `stop`; at once for pictures, decoded from the beginning for a video.
+        `ValueError` when the range leaves the clip.
+        """
         stop = self.n_frames if stop is None else stop
-        check(0 <= start < stop <= self.n_frames, f"frames {start} to {stop} of clip {self.name!r} do not exist: it has {self.n_frames}")
+        if not (0 <= start < stop <= self.n_frames):
+            raise ValueError(
+                f"frames {start} to {stop} of clip {self.name!r} do not exist: it has {self.n_frames}"
+            )
         if self.is_raw:
             photo = self.raw()
-            return (255*render(raw_light(photo)[None], photo.colour())).round().to(torch.uint8)
-        frames = [read_image(f) for f in self.files[start:stop]] if self.files else _read_video(self.path, start, stop)
+            return (255 * render(raw_light(photo)[None], photo.colour())).round().to(torch.uint8)
+        frames = (
+            [read_image(f) for f in self.files[start:stop]]
+            if self.files
+            else _read_video(self.path, start, stop)
+        )
         sizes = Counter(f.shape[:2] for f in frames)
-        check(set(sizes) == {self.size}, f"clip {self.name!r} has frames of different sizes, {sorted(sizes)} px (h, w): all must be {self.size}")
+        if set(sizes) != {self.size}:
+            raise ValueError(
+                f"clip {self.name!r} has frames of different sizes, {sorted(sizes)} px (h, w): all must be"
+                f" {self.size}"
+            )
         return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
 
 # %% ../../nbs/light/30_footage.ipynb #22-04-footage
@@ -187,7 +247,9 @@ def named_rate(
     name: str,  # of the clip
 ) -> float | None:  # capture rate, frames/s; None without a hint
     "The capture rate that a name gives away, as in `hfr300_wheel`, `wheel_240fps` or `p30_dog`."
-    hint = re.search(r"(?:^|[_\-/ ])(?:hfr|p)(\d+(?:\.\d+)?)(?=[_\-/ ]|$)|(\d+(?:\.\d+)?) ?fps", name, re.IGNORECASE)
+    hint = re.search(
+        r"(?:^|[_\-/ ])(?:hfr|p)(\d+(?:\.\d+)?)(?=[_\-/ ]|$)|(\d+(?:\.\d+)?) ?fps", name, re.IGNORECASE
+    )
     return float(hint[1] or hint[2]) if hint else None
 
 # %% ../../nbs/light/30_footage.ipynb #25-04-footage
@@ -199,24 +261,47 @@ def _check_about(
     about: dict,  # what the table says of it
 ) -> None:
     "`ValueError` when a declaration has other keys than it should, or a value that cannot be."
-    check(isinstance(about, dict) and about.keys() <= KNOWN, f"{where} {about!r}: write  name: {{source: ..., fps: 240, licence: ...}}  with any of {', '.join(sorted(KNOWN))}")
-    fps, shake, raw = about.get("fps", 240), about.get("shake", {"speed": 0}), about.get("raw", dict.fromkeys(RAW_KEYS))
-    check(isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps < math.inf, f"{where} the rate {fps!r}: write frames per second, as in 240")
-    check(isinstance(shake, dict) and {"speed"} <= shake.keys() <= {"speed", "objects", "readout"}, f"{where} the shake {shake!r}: write  shake: {{speed: 4, objects: 2, readout: 0.01}}; only speed is needed")
+    if not (isinstance(about, dict) and about.keys() <= KNOWN):
+        raise ValueError(
+            f"{where} {about!r}: write  name: {{source: ..., fps: 240, licence: ...}}  with any of"
+            f" {', '.join(sorted(KNOWN))}"
+        )
+    fps, shake, raw = (
+        about.get("fps", 240),
+        about.get("shake", {"speed": 0}),
+        about.get("raw", dict.fromkeys(RAW_KEYS)),
+    )
+    if not (isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps < math.inf):
+        raise ValueError(f"{where} the rate {fps!r}: write frames per second, as in 240")
+    if not (isinstance(shake, dict) and {"speed"} <= shake.keys() <= {"speed", "objects", "readout"}):
+        raise ValueError(
+            f"{where} the shake {shake!r}: write  shake: {{speed: 4, objects: 2, readout: 0.01}}; only speed"
+            " is needed"
+        )
     Shake(**shake)
-    check(isinstance(raw, dict) and raw.keys() == RAW_KEYS, f"{where} the raw layout {raw!r}: write  raw: {{height: 1080, width: 1920, pattern: RGGB, black: 0, white: 1023}}")
+    if not (isinstance(raw, dict) and raw.keys() == RAW_KEYS):
+        raise ValueError(
+            f"{where} the raw layout {raw!r}: write  raw: {{height: 1080, width: 1920, pattern: RGGB, black:"
+            " 0, white: 1023}"
+        )
 
 # %% ../../nbs/light/30_footage.ipynb #27-04-footage
 def read_table(
     folder: str | os.PathLike,  # the footage folder
-) -> dict[str, dict]:  # pattern of names -> what is known: source, fps (frames/s), licence, split, shake, raw; empty without a table
+    # pattern of names -> what is known: source, fps (frames/s), licence, split, shake, raw; empty without a table
+) -> dict[str, dict]:
     "Read `footage.yaml`; `ValueError` when it is no mapping of names to these, or a value cannot be."
     import yaml
-    path = Path(folder)/TABLE
-    if not path.exists(): return {}
-    try: table = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
-    except yaml.YAMLError as e: raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(e).split())}") from e
-    for name, about in table.items() if isinstance(table, dict) else [("", table)]: _check_about(f"{path} gives clip {name!r}", about)
+
+    path = Path(folder) / TABLE
+    if not path.exists():
+        return {}
+    try:
+        table = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+    except yaml.YAMLError as e:
+        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(e).split())}") from e
+    for name, about in table.items() if isinstance(table, dict) else [("", table)]:
+        _check_about(f"{path} gives clip {name!r}", about)
     return table
 
 # %% ../../nbs/light/30_footage.ipynb #28-04-footage
@@ -228,21 +313,35 @@ def _declared(
     "Name of a clip and its declaration: the first pattern that matches the name or the path."
     inside = path.relative_to(folder).as_posix()
     name = inside if path.is_dir() else inside.removesuffix(path.suffix)
-    return name, next((about for pattern, about in table.items() if fnmatch(name, str(pattern)) or fnmatch(inside, str(pattern))), {})
+    return name, next(
+        (
+            about
+            for pattern, about in table.items()
+            if fnmatch(name, str(pattern)) or fnmatch(inside, str(pattern))
+        ),
+        {},
+    )
 
 # %% ../../nbs/light/30_footage.ipynb #30-04-footage
 def natural(
     path: Path,  # of a frame
 ) -> list[tuple[int, str]]:  # sort key
     "Key that sorts numbers inside names by value: 2 before 10."
-    return [(int(part), "") if part.isdigit() else (0, part.lower()) for part in re.split(r"(\d+)", path.name) if part]
+    return [
+        (int(part), "") if part.isdigit() else (0, part.lower())
+        for part in re.split(r"(\d+)", path.name)
+        if part
+    ]
 
 # %% ../../nbs/light/30_footage.ipynb #32-04-footage
 def _pictures(
     folder: Path,  # that may hold pictures
 ) -> list[Path]:  # in natural order
     "The pictures that lie directly in a folder."
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith(".")), key=natural)
+    return sorted(
+        (p for p in folder.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith(".")),
+        key=natural,
+    )
 
 # %% ../../nbs/light/30_footage.ipynb #34-04-footage
 def _header(
@@ -250,15 +349,21 @@ def _header(
 ) -> tuple[int, int]:  # height and width, px, upright
     "Size of a picture by its header; `ValueError` when it is none, or a PNG that breaks off."
     from PIL import Image
+
     png = path.suffix.lower() == ".png"
     try:
-        with Image.open(path) as image: size, mode, turned = image.size, image.mode, not png and image.getexif().get(0x0112, 1) >= 5
-    except (OSError, SyntaxError) as e: raise ValueError(f"{path} cannot be read as a picture: is it empty, truncated or of another format?") from e
+        with Image.open(path) as image:
+            size, mode, turned = image.size, image.mode, not png and image.getexif().get(0x0112, 1) >= 5
+    except (OSError, SyntaxError) as e:
+        raise ValueError(
+            f"{path} cannot be read as a picture: is it empty, truncated or of another format?"
+        ) from e
     _check_depth(path, mode)
     if png:
         with open(path, "rb") as file:
             file.seek(-12, os.SEEK_END)
-            check(b"IEND" in file.read(), f"{path} cannot be read as a picture: it is truncated")
+            if b"IEND" not in file.read():
+                raise ValueError(f"{path} cannot be read as a picture: it is truncated")
     return size if turned else size[::-1]
 
 # %% ../../nbs/light/30_footage.ipynb #35-04-footage
@@ -270,7 +375,11 @@ def _size(
     sizes = [_header(f) for f in files]
     usual = Counter(sizes).most_common(1)[0][0]
     odd = next((f"{f.name} is {s[0]} x {s[1]}" for f, s in zip(files, sizes) if s != usual), None)
-    check(odd is None, f"clip {name!r} has frames of different sizes: {odd} px where most are {usual[0]} x {usual[1]} px (h x w)")
+    if odd is not None:
+        raise ValueError(
+            f"clip {name!r} has frames of different sizes: {odd} px where most are {usual[0]} x {usual[1]} px"
+            " (h x w)"
+        )
     return usual
 
 # %% ../../nbs/light/30_footage.ipynb #36-04-footage
@@ -281,16 +390,23 @@ def _check_numbers(
     "`ValueError` when a frame's number is missing or comes twice; folders whose names hold no numbers pass."
     numbers = [int(n[0]) for f in files if (n := re.search(r"\d+$", f.stem))]
     for before, after, file in zip(numbers, numbers[1:], files[1:]):
-        check(after != before, f"clip {name!r} has frame {after} twice, {file.name} is the second: keep one")
-        check(after == before + 1, f"clip {name!r} lacks frame {before + 1}, {file.name} comes next: time would jump, so add it or split the folder")
+        if after == before:
+            raise ValueError(f"clip {name!r} has frame {after} twice, {file.name} is the second: keep one")
+        if after != before + 1:
+            raise ValueError(
+                f"clip {name!r} lacks frame {before + 1}, {file.name} comes next: time would jump, so add it"
+                " or split the folder"
+            )
 
 # %% ../../nbs/light/30_footage.ipynb #38-04-footage
 @dataclass(frozen=True)
 class Layout:
     "A published data set, known by the paths of its folders."
+
     name: str  # for the report
     folder: str  # regular expression of the path's end; its group is the source
-    fps: float  # capture rate of its frames, frames/s; infinite: photographs of scenes at rest; 0: blurred, passed over
+    # capture rate of its frames, frames/s; infinite: photographs of scenes at rest; 0: blurred, passed over
+    fps: float
 
 # %% ../../nbs/light/30_footage.ipynb #39-04-footage
 LAYOUTS = (
@@ -307,7 +423,10 @@ def _layout(
 ) -> tuple[Layout | None, str]:  # the data set, and the source that the path names
     "The published data set to which a folder belongs."
     path = folder.absolute().as_posix()
-    found = next(((layout, match[1]) for layout in LAYOUTS if (match := re.search(f"(?:^|/){layout.folder}$", path))), None)
+    found = next(
+        ((layout, match[1]) for layout in LAYOUTS if (match := re.search(f"(?:^|/){layout.folder}$", path))),
+        None,
+    )
     return found or (None, "")
 
 # %% ../../nbs/light/30_footage.ipynb #43-04-footage
@@ -317,13 +436,21 @@ def _slow(
     slow_as: float | None,  # rate to treat slow footage as, frames/s
 ) -> tuple[float, float]:  # the rate to use in frames/s, and how many times slower that is
     "Refuse an unknown rate, and a slow one unless `slow_as` is given; both with `ValueError`."
-    check(fps is not None and fps > 0, f"clip {name!r} has no known capture rate: add the line  '{name}': {{fps: 240}}  to {TABLE}, "
-        "put the rate in its name ('..._240fps'), or pass fps")
-    if fps >= MIN_FPS: return float(fps), 1.0
-    check(slow_as is not None, f"clip {name!r} was captured at {fps:g} frames/s: exposures of 1/240 s need at least {MIN_FPS:g}; "
-        "slow_as=240.0 treats it as slow motion, and results must then say so")
-    check(slow_as >= MIN_FPS, f"slow_as is {slow_as:g} frames/s: it must be at least {MIN_FPS:g}")
-    return float(slow_as), slow_as/fps
+    if not (fps is not None and fps > 0):
+        raise ValueError(
+            f"clip {name!r} has no known capture rate: add the line  '{name}': {{fps: 240}}  to {TABLE}, "
+            "put the rate in its name ('..._240fps'), or pass fps"
+        )
+    if fps >= MIN_FPS:
+        return float(fps), 1.0
+    if slow_as is None:
+        raise ValueError(
+            f"clip {name!r} was captured at {fps:g} frames/s: exposures of 1/240 s need at least {MIN_FPS:g};"
+            " slow_as=240.0 treats it as slow motion, and results must then say so"
+        )
+    if not (slow_as >= MIN_FPS):
+        raise ValueError(f"slow_as is {slow_as:g} frames/s: it must be at least {MIN_FPS:g}")
+    return float(slow_as), slow_as / fps
 
 # %% ../../nbs/light/30_footage.ipynb #44-04-footage
 def _guess(
@@ -331,7 +458,12 @@ def _guess(
     container: float | None,  # the rate that the container states, frames/s
 ) -> float | None:  # the same
     "The container's rate, with a warning: slow-motion recordings are stored at the rate of their playback."
-    if container: warnings.warn(f"clip {name!r}: nobody says at which rate it was captured; {container:g} frames/s is its container's word. Declare it in {TABLE}", stacklevel=4)
+    if container:
+        warnings.warn(
+            f"clip {name!r}: nobody says at which rate it was captured; {container:g} frames/s is its"
+            f" container's word. Declare it in {TABLE}",
+            stacklevel=4,
+        )
     return container
 
 # %% ../../nbs/light/30_footage.ipynb #46-04-footage
@@ -339,13 +471,25 @@ def _raw_size(
     path: Path,  # of a RAW photograph
     headerless: tuple[tuple[str, object], ...],  # what it holds; empty: the file says so itself
 ) -> tuple[int, int]:  # height and width of its light, px
-    "Half the sensor's size; `ValueError` when the photograph is clipped or its white level is wrong (and see `read_raw`)."
+    """Half the sensor's size; `ValueError` when the photograph is clipped or its white level is wrong (and
+    see `read_raw`).
+    """
     photo = _read(path, headerless)
     top, white = int(photo.mosaic.max()), photo.white
-    check((photo.mosaic >= white).mean() < .5, f"{path} is clipped at its white level of {white} in {(photo.mosaic >= white).mean():.0%} of its pixels: it is overexposed, or the level is wrong")
-    check((photo.mosaic > white).mean() < .01, f"{path} has counts up to {top} above its white level of {white}: the level is wrong")
-    check(top > .95*white or (photo.mosaic == top).mean() < .005, f"{path} is clipped at {top} counts but states a white level of {white}: the level is wrong")
-    return photo.mosaic.shape[0]//2, photo.mosaic.shape[1]//2
+    if not ((photo.mosaic >= white).mean() < 0.5):
+        raise ValueError(
+            f"{path} is clipped at its white level of {white} in {(photo.mosaic >= white).mean():.0%} of its"
+            " pixels: it is overexposed, or the level is wrong"
+        )
+    if not ((photo.mosaic > white).mean() < 0.01):
+        raise ValueError(
+            f"{path} has counts up to {top} above its white level of {white}: the level is wrong"
+        )
+    if not (top > 0.95 * white or (photo.mosaic == top).mean() < 0.005):
+        raise ValueError(
+            f"{path} is clipped at {top} counts but states a white level of {white}: the level is wrong"
+        )
+    return photo.mosaic.shape[0] // 2, photo.mosaic.shape[1] // 2
 
 # %% ../../nbs/light/30_footage.ipynb #47-04-footage
 def _open(
@@ -358,33 +502,68 @@ def _open(
     "See `open_clip`."
     name, row = _declared(path, folder, table)
     layout, source = _layout(path if path.is_dir() else path.parent)
-    about = dict(name=name, source=str(row.get("source") or source or name), path=path, licence=str(row.get("licence") or ""), split=str(row.get("split") or ""), layout=layout.name if layout else "")
+    about = dict(
+        name=name,
+        source=str(row.get("source") or source or name),
+        path=path,
+        licence=str(row.get("licence") or ""),
+        split=str(row.get("split") or ""),
+        layout=layout.name if layout else "",
+    )
     if path.is_file() and path.suffix.lower() in IMAGES + RAWS:
-        shake, headerless = Shake(**row["shake"]) if "shake" in row else None, tuple(row.get("raw", {}).items())
-        return Clip(**about, fps=math.inf, n_frames=1, size=_raw_size(path, headerless) if path.suffix.lower() in RAWS else _header(path), files=(path,), shake=shake, headerless=headerless)
-    check("shake" not in row, f"clip {name!r} is a recording and moves by itself: {TABLE} can give shake to photographs only")
+        shake, headerless = (
+            Shake(**row["shake"]) if "shake" in row else None,
+            tuple(row.get("raw", {}).items()),
+        )
+        return Clip(
+            **about,
+            fps=math.inf,
+            n_frames=1,
+            size=_raw_size(path, headerless) if path.suffix.lower() in RAWS else _header(path),
+            files=(path,),
+            shake=shake,
+            headerless=headerless,
+        )
+    if "shake" in row:
+        raise ValueError(
+            f"clip {name!r} is a recording and moves by itself: {TABLE} can give shake to photographs only"
+        )
     if path.is_dir():
         files, container = _pictures(path), None
-        check(len(files) > 0, f"{path} holds no pictures: {', '.join(IMAGES)} are read")
+        if len(files) <= 0:
+            raise ValueError(f"{path} holds no pictures: {', '.join(IMAGES)} are read")
         n, size = len(files), _size(name, files)
         _check_numbers(name, files)
-    else: files, (n, size, container) = [], _count(path)
-    rate = fps or row.get("fps") or (layout.fps if layout else None) or named_rate(name) or _guess(name, container)
+    else:
+        files, (n, size, container) = [], _count(path)
+    rate = (
+        fps
+        or row.get("fps")
+        or (layout.fps if layout else None)
+        or named_rate(name)
+        or _guess(name, container)
+    )
     rate, slowed = _slow(name, rate, slow_as)
     return Clip(**about, fps=rate, n_frames=n, size=size, slowed=slowed, files=tuple(files))
 
 # %% ../../nbs/light/30_footage.ipynb #48-04-footage
 def open_clip(
     path: str | os.PathLike,  # video file, folder of frames, photograph or RAW file
-    fps: float | None = None,  # capture rate, frames/s; None: as declared in footage.yaml, hinted at by layout or name, or guessed
+    # capture rate, frames/s; None: as declared in footage.yaml, hinted at by layout or name, or guessed
+    fps: float | None = None,
     *,
     slow_as: float | None = None,  # treat footage below 120 frames/s as if captured at this rate, frames/s
-    folder: str | os.PathLike | None = None,  # the footage folder, where footage.yaml is and names begin; None: the one that holds path
+    # the footage folder, where footage.yaml is and names begin; None: the one that holds path
+    folder: str | os.PathLike | None = None,
 ) -> Clip:  # ready to read
-    "Open one clip. `ValueError` when it is missing, unreadable, empty, truncated, of mixed sizes, with missing frames, of more than 8 bits, of unknown rate, or too slow."
+    """Open one clip. `ValueError` when it is missing, unreadable, empty, truncated, of mixed sizes, with
+    missing frames, of more than 8 bits, of unknown rate, or too slow.
+    """
     path = Path(path)
-    check(path.exists(), f"{path} does not exist: give a video, a folder of frames or a photograph")
-    check(fps is None or 0 < fps < math.inf, f"fps is {fps} frames/s: a capture rate is positive and finite")
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: give a video, a folder of frames or a photograph")
+    if not (fps is None or 0 < fps < math.inf):
+        raise ValueError(f"fps is {fps} frames/s: a capture rate is positive and finite")
     folder = Path(folder) if folder is not None else path.parent
     return _open(path, folder, read_table(folder), fps, slow_as)
 
@@ -400,30 +579,61 @@ def _numbered(
 def _places(
     folder: Path,  # the footage folder
 ) -> list[Path]:  # videos, folders of frames, photographs; sorted
-    "Everything below a folder that looks like a clip; hidden files, blurred pictures and `footage.yaml` do not."
+    """Everything below a folder that looks like a clip; hidden files, blurred pictures and `footage.yaml` do
+    not.
+    """
     paths = []
     for place in [Path(root) for root, _, _ in os.walk(folder, followlinks=True)]:
-        if any(part.startswith(".") for part in place.relative_to(folder).parts): continue
+        if any(part.startswith(".") for part in place.relative_to(folder).parts):
+            continue
         layout, pictures = _layout(place)[0], _pictures(place)
-        if layout is not None and layout.fps == 0: continue
+        if layout is not None and layout.fps == 0:
+            continue
         together = _numbered(pictures) and not (layout is not None and math.isinf(layout.fps))
         paths += [place] if together else pictures
-        paths += [p for p in place.iterdir() if p.suffix.lower() in VIDEOS + RAWS and p.is_file() and not p.name.startswith(".")]
+        paths += [
+            p
+            for p in place.iterdir()
+            if p.suffix.lower() in VIDEOS + RAWS and p.is_file() and not p.name.startswith(".")
+        ]
     return sorted(paths)
 
 # %% ../../nbs/light/30_footage.ipynb #57-04-footage
 @dataclass(frozen=True)
 class Footage:
     "What was found below a folder."
+
     clips: tuple[Clip, ...]  # sorted by name
     left_out: dict[str, str]  # path inside the folder -> why
 
     def report(self) -> str:  # some lines of text
         "What was found, by kind, and what was left out and why."
-        kinds = Counter(clip.layout or ("photographs given motion" if clip.shake else "RAW photographs" if clip.is_raw else "photographs" if clip.n_frames == 1 else "folders of frames" if clip.files else "videos") for clip in self.clips)
+        kinds = Counter(
+            clip.layout
+            or (
+                "photographs given motion"
+                if clip.shake
+                else (
+                    "RAW photographs"
+                    if clip.is_raw
+                    else (
+                        "photographs"
+                        if clip.n_frames == 1
+                        else "folders of frames"
+                        if clip.files
+                        else "videos"
+                    )
+                )
+            )
+            for clip in self.clips
+        )
         slowed = [f"{clip.name} ({clip.slowed:.1f}x)" for clip in self.clips if clip.slowed > 1]
-        lines = [f"{len(self.clips)} clips from {len({clip.source for clip in self.clips})} sources: " + ", ".join(f"{n} {kind}" for kind, n in kinds.items())]
-        if slowed: lines.append(f"treated as slow motion: {', '.join(slowed)}")
+        lines = [
+            f"{len(self.clips)} clips from {len({clip.source for clip in self.clips})} sources: "
+            + ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+        ]
+        if slowed:
+            lines.append(f"treated as slow motion: {', '.join(slowed)}")
         return "\n".join(lines + [f"left out: {path}: {why}" for path, why in self.left_out.items()])
 
 # %% ../../nbs/light/30_footage.ipynb #58-04-footage
@@ -432,16 +642,31 @@ def find_clips(
     *,
     slow_as: float | None = None,  # treat footage below 120 frames/s as if captured at this rate, frames/s
 ) -> Footage:  # clips sorted by name, and what was left out
-    "All clips below a folder, recognised by looking. `ValueError` when the folder is missing or holds none, two have one name, or half of them cannot be used (see `open_clip`)."
+    """All clips below a folder, recognised by looking. `ValueError` when the folder is missing or holds none,
+    two have one name, or half of them cannot be used (see `open_clip`).
+    """
     folder = Path(folder)
-    check(folder.is_dir(), f"{folder} is not a folder: give the folder that holds your clips")
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: give the folder that holds your clips")
     paths, table, clips, left_out = _places(folder), read_table(folder), {}, {}
-    check(len(paths) > 0, f"{folder} holds no clips: put videos ({', '.join(VIDEOS)}), folders of numbered frames or photographs into it")
+    if len(paths) <= 0:
+        raise ValueError(
+            f"{folder} holds no clips: put videos ({', '.join(VIDEOS)}), folders of numbered frames or"
+            " photographs into it"
+        )
     home = folder.parent if folder in paths else folder
     for path in tqdm(paths, desc="footage", unit="clip", delay=5, mininterval=1):
-        try: clip = _open(path, home, table, slow_as=slow_as)
-        except ValueError as e: left_out[path.relative_to(home).as_posix()] = str(e); continue
+        try:
+            clip = _open(path, home, table, slow_as=slow_as)
+        except ValueError as e:
+            left_out[path.relative_to(home).as_posix()] = str(e)
+            continue
         same = clips.setdefault(clip.name, clip)
-        check(same is clip, f"{path} and {same.path} are both clip {clip.name!r}: rename one")
-    check(len(clips) > len(left_out), f"{len(left_out)} of {len(paths)} clips of {folder} cannot be used: " + "; ".join(list(left_out.values())[:3]))
+        if same is not clip:
+            raise ValueError(f"{path} and {same.path} are both clip {clip.name!r}: rename one")
+    if not (len(clips) > len(left_out)):
+        raise ValueError(
+            f"{len(left_out)} of {len(paths)} clips of {folder} cannot be used: "
+            + "; ".join(list(left_out.values())[:3])
+        )
     return Footage(tuple(clips.values()), left_out)

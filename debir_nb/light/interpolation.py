@@ -10,12 +10,12 @@ import math
 from dataclasses import dataclass
 
 import cv2
-import torch
 import numpy as np
+import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from ..core import FRAME_TIME, check
+from ..core import FRAME_TIME
 from .footage import Clip
 from .radiance import to_linear
 
@@ -37,7 +37,9 @@ def _grid(
     x: int = 0,  # first column, px
 ) -> Float32[np.ndarray, "height width 2"]:  # column and row of every pixel
     "Where the pixels of a window are."
-    return np.stack(np.meshgrid(np.arange(x, x + width, dtype=np.float32), np.arange(y, y + height, dtype=np.float32)), -1)
+    return np.stack(
+        np.meshgrid(np.arange(x, x + width, dtype=np.float32), np.arange(y, y + height, dtype=np.float32)), -1
+    )
 
 # %% ../../nbs/light/45_interpolation.ipynb #37-05-radiance
 def _fetch(
@@ -57,7 +59,12 @@ def _fast(
 ) -> UInt8[np.ndarray, "h2 w2"]:  # 1 where neither shows the frame; half size, specks removed
     "What moves too fast for the flow."
     h, w = frame.shape[:2]
-    missing = [cv2.resize(cv2.absdiff(frame, _fetch(o, _grid(h, w) + f)), (w//2, h//2), interpolation=cv2.INTER_AREA) for o, f in zip(others, flows)]
+    missing = [
+        cv2.resize(
+            cv2.absdiff(frame, _fetch(o, _grid(h, w) + f)), (w // 2, h // 2), interpolation=cv2.INTER_AREA
+        )
+        for o, f in zip(others, flows)
+    ]
     neither = np.maximum.reduce(cv2.split(np.minimum(*missing))) > threshold
     return cv2.morphologyEx(neither.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
 
@@ -68,14 +75,18 @@ def _block(
     around: UInt8[np.ndarray, "m m 3"],  # the other frame, around the same place
     fast: UInt8[np.ndarray, "m m"],  # fast pixels there
 ) -> tuple[int, int] | None:  # shift right and down, px of these pictures; None: no good match
-    "Exhaustive search for one block. A match lands on fast pixels for half of its own, and halves the squared difference that is there without moving."
+    """Exhaustive search for one block. A match lands on fast pixels for half of its own, and halves the
+    squared difference that is there without moving.
+    """
     weight = mask.astype(np.float32)
-    cost = cv2.matchTemplate(around.astype(np.float32), piece.astype(np.float32), cv2.TM_SQDIFF, mask=cv2.merge([weight]*3))
+    cost = cv2.matchTemplate(
+        around.astype(np.float32), piece.astype(np.float32), cv2.TM_SQDIFF, mask=cv2.merge([weight] * 3)
+    )
     lands = cv2.matchTemplate(fast.astype(np.float32), weight, cv2.TM_CCORR)
-    reach = cost.shape[0]//2
-    stay, cost = cost[reach, reach], np.where(lands >= 0.5*weight.sum(), cost, np.inf)
+    reach = cost.shape[0] // 2
+    stay, cost = cost[reach, reach], np.where(lands >= 0.5 * weight.sum(), cost, np.inf)
     dy, dx = np.unravel_index(cost.argmin(), cost.shape)
-    return (int(dx) - reach, int(dy) - reach) if cost[dy, dx] < 0.5*stay else None
+    return (int(dx) - reach, int(dy) - reach) if cost[dy, dx] < 0.5 * stay else None
 
 # %% ../../nbs/light/45_interpolation.ipynb #41-05-radiance
 def _follow(
@@ -85,19 +96,28 @@ def _follow(
     block: int = 16,  # side of a block, px of the half size
     reach: int = 24,  # farthest shift, px of the half size
 ) -> Float32[np.ndarray, "h w 2"]:  # px of the full size; nan where nothing was found
-    "Find the fast pixels of one frame in the other, block by block; where blocks overlap, the one that holds most of them counts."
+    """Find the fast pixels of one frame in the other, block by block; where blocks overlap, the one that
+    holds most of them counts.
+    """
     h, w = fast[0].shape
     a, b = (cv2.resize(f, (w, h), interpolation=cv2.INTER_AREA) for f in (first, second))
-    b = cv2.copyMakeBorder(b, *[reach]*4, cv2.BORDER_REPLICATE)
-    targets = cv2.copyMakeBorder(cv2.dilate(fast[1], np.ones((3, 3), np.uint8)), *[reach]*4, cv2.BORDER_CONSTANT)
+    b = cv2.copyMakeBorder(b, *[reach] * 4, cv2.BORDER_REPLICATE)
+    targets = cv2.copyMakeBorder(
+        cv2.dilate(fast[1], np.ones((3, 3), np.uint8)), *[reach] * 4, cv2.BORDER_CONSTANT
+    )
     shift, most = np.full((h, w, 2), np.nan, np.float32), np.zeros((h, w), int)
-    for y in range(0, h - block + 1, block//2):
-        for x in range(0, w - block + 1, block//2):
-            here, there = np.s_[y:y + block, x:x + block], np.s_[y:y + block + 2*reach, x:x + block + 2*reach]
+    for y in range(0, h - block + 1, block // 2):
+        for x in range(0, w - block + 1, block // 2):
+            here, there = (
+                np.s_[y : y + block, x : x + block],
+                np.s_[y : y + block + 2 * reach, x : x + block + 2 * reach],
+            )
             mask = fast[0][here]
-            if mask.sum() < 6: continue  # too few to recognise
+            if mask.sum() < 6:
+                continue  # too few to recognise
             move = _block(a[here], mask, b[there], targets[there])
-            if move is None: continue
+            if move is None:
+                continue
             better = (mask > 0) & (mask.sum() > most[here])
             most[here][better], shift[here][better] = mask.sum(), np.multiply(2, move)
     return cv2.resize(shift, first.shape[1::-1], interpolation=cv2.INTER_NEAREST)
@@ -106,6 +126,7 @@ def _follow(
 @dataclass(frozen=True)
 class _Motion:
     "The motion between two frames, on every second pixel of every second row."
+
     forward: Float32[np.ndarray, "h w 2"]  # from the first frame to the second, px of the frame
     backward: Float32[np.ndarray, "h w 2"]  # from the second to the first, px of the frame
     order: Int64[np.ndarray, "n"]  # pixels of the first frame, then of the second, the least certain first
@@ -122,8 +143,10 @@ def _cost(
 
 # %% ../../nbs/light/45_interpolation.ipynb #47-05-radiance
 def _motion(
-    frames: list[UInt8[np.ndarray, "h w 3"] | None],  # before, first, second, after; display-referred sRGB, None beyond the end
-    flows: list[Float32[np.ndarray, "h w 2"] | None],  # first to before, first to second, second to first, second to after; px
+    # before, first, second, after; display-referred sRGB, None beyond the end
+    frames: list[UInt8[np.ndarray, "h w 3"] | None],
+    # first to before, first to second, second to first, second to after; px
+    flows: list[Float32[np.ndarray, "h w 2"] | None],
 ) -> _Motion:  # between the first and the second
     "Flow, what is too fast for it, and the order of painting (after Niklaus and Liu, CVPR 2020)."
     before, first, second, after = frames
@@ -132,17 +155,21 @@ def _motion(
         fast = _fast(first, (before, second), flows[:2]), _fast(second, (first, after), flows[2:])
         for i, found in enumerate((_follow(first, second, fast), _follow(second, first, fast[::-1]))):
             known = ~np.isnan(found[..., 0])
-            flow[i], cost[i] = np.where(known[..., None], found, flow[i]), cost[i] - 256*known
-    return _Motion(*(np.ascontiguousarray(f[::2, ::2]) for f in flow), np.argsort(-np.stack(cost)[:, ::2, ::2], axis=None, kind="stable"))
+            flow[i], cost[i] = np.where(known[..., None], found, flow[i]), cost[i] - 256 * known
+    return _Motion(
+        *(np.ascontiguousarray(f[::2, ::2]) for f in flow),
+        np.argsort(-np.stack(cost)[:, ::2, ::2], axis=None, kind="stable"),
+    )
 
 # %% ../../nbs/light/45_interpolation.ipynb #49-05-radiance
 def _travellers(
     motion: _Motion,  # between two frames
     window: tuple[slice, slice],  # rows and columns on the grid of the motion
-) -> tuple[Float32[np.ndarray, "m 2"], Float32[np.ndarray, "m 2"]]:  # start and move, both in steps of the grid; in painting order
+    # start and move, both in steps of the grid; in painting order
+) -> tuple[Float32[np.ndarray, "m 2"], Float32[np.ndarray, "m 2"]]:
     "All that may pass through a window."
     rows, columns = window
-    grid, forward, backward = _grid(*motion.forward.shape[:2]), motion.forward/2, motion.backward/2
+    grid, forward, backward = _grid(*motion.forward.shape[:2]), motion.forward / 2, motion.backward / 2
     start, move = (np.concatenate(p).reshape(-1, 2) for p in ((grid, grid + backward), (forward, -backward)))
     low, high = np.minimum(start, start + move), np.maximum(start, start + move)
     passes = ((high > (columns.start - 1, rows.start - 1)) & (low < (columns.stop, rows.stop))).all(1)
@@ -152,15 +179,17 @@ def _travellers(
 # %% ../../nbs/light/45_interpolation.ipynb #50-05-radiance
 def _paint(
     canvas: Float32[np.ndarray, "h w 2"],  # motion where nobody paints, px of the frame; painted over
-    travellers: tuple[Float32[np.ndarray, "m 2"], Float32[np.ndarray, "m 2"]],  # start and move, steps of the grid
+    # start and move, steps of the grid
+    travellers: tuple[Float32[np.ndarray, "m 2"], Float32[np.ndarray, "m 2"]],
     window: tuple[slice, slice],  # rows and columns of the canvas on the grid of the motion
     t: float,  # time between the frames, in (0, 1)
-) -> Float32[np.ndarray, "h w 2"]:  # motion from the first frame to the second of what is there at time t, px of the frame
+    # motion from the first frame to the second of what is there at time t, px of the frame
+) -> Float32[np.ndarray, "h w 2"]:
     "Forward warping of the motion; the last one to come stays on top. Specks are removed by a median."
     start, move = travellers
-    y, x = (np.rint(start[:, i] + t*move[:, i]).astype(np.int32) - s.start for i, s in zip((1, 0), window))
+    y, x = (np.rint(start[:, i] + t * move[:, i]).astype(np.int32) - s.start for i, s in zip((1, 0), window))
     inside = (x >= 0) & (x < canvas.shape[1]) & (y >= 0) & (y < canvas.shape[0])
-    canvas[y[inside], x[inside]] = 2*move[inside]
+    canvas[y[inside], x[inside]] = 2 * move[inside]
     return cv2.medianBlur(canvas, 3)
 
 # %% ../../nbs/light/45_interpolation.ipynb #51-05-radiance
@@ -173,10 +202,15 @@ def _weights(
 ) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:  # w_1/(w_0 + w_1) and w_f
     "Whom to believe: the share of the second frame, and of the cross-fade."
     at = _grid(*move.shape[:2], window[0].start, window[1].start)
-    apart = _fetch(motion.forward, at - t/2*move) - move, _fetch(motion.backward, at + (1 - t)/2*move) + move
-    first, second = (cv2.blur(np.exp(-(d[..., 0]**2 + d[..., 1]**2)/tolerance**2), (5, 5)) for d in apart)
-    near = (1 - t)*(first + 0.25), t*(second + 0.25)
-    return near[1]/(near[0] + near[1]), 1 - np.maximum(first, second)
+    apart = (
+        _fetch(motion.forward, at - t / 2 * move) - move,
+        _fetch(motion.backward, at + (1 - t) / 2 * move) + move,
+    )
+    first, second = (
+        cv2.blur(np.exp(-(d[..., 0] ** 2 + d[..., 1] ** 2) / tolerance**2), (5, 5)) for d in apart
+    )
+    near = (1 - t) * (first + 0.25), t * (second + 0.25)
+    return near[1] / (near[0] + near[1]), 1 - np.maximum(first, second)
 
 # %% ../../nbs/light/45_interpolation.ipynb #52-05-radiance
 def _between(
@@ -187,73 +221,112 @@ def _between(
     t: float,  # time between the frames, in (0, 1)
 ) -> UInt8[np.ndarray, "h w 3"]:  # the window at time t, display-referred sRGB
     "Paint the motion, look up both neighbours along it, blend (forward warping with occlusion reasoning)."
-    coarse = tuple(slice(s.start//2, (s.stop + 1)//2) for s in window)
-    move = _paint((1 - t)*motion.forward[coarse] - t*motion.backward[coarse], travellers, coarse, t)
+    coarse = tuple(slice(s.start // 2, (s.stop + 1) // 2) for s in window)
+    move = _paint((1 - t) * motion.forward[coarse] - t * motion.backward[coarse], travellers, coarse, t)
     share, fade = _weights(move, motion, coarse, t)
     at = _grid(*(s.stop - s.start for s in window))
-    move, share, fade = (_fetch(x, at/2) for x in (move, share, fade))  # from the coarse grid to every pixel
+    # from the coarse grid to every pixel
+    move, share, fade = (_fetch(x, at / 2) for x in (move, share, fade))
     at = at + np.float32([window[1].start, window[0].start])
-    moved = [_fetch(f, p, cv2.INTER_CUBIC) for f, p in zip(frames, (at - t*move, at + (1 - t)*move))]
-    return cv2.blendLinear(cv2.blendLinear(*moved, 1 - share, share), cv2.addWeighted(frames[0][window], 1 - t, frames[1][window], t, 0), 1 - fade, fade)
+    moved = [_fetch(f, p, cv2.INTER_CUBIC) for f, p in zip(frames, (at - t * move, at + (1 - t) * move))]
+    return cv2.blendLinear(
+        cv2.blendLinear(*moved, 1 - share, share),
+        cv2.addWeighted(frames[0][window], 1 - t, frames[1][window], t, 0),
+        1 - fade,
+        fade,
+    )
 
 # %% ../../nbs/light/45_interpolation.ipynb #58-05-radiance
 class Interpolator:
-    "Footage at 1920 frames/s, window by window; the motion between two frames is found when first needed, and kept."
+    """Footage at 1920 frames/s, window by window; the motion between two frames is found when first needed,
+    and kept.
+    """
 
-    def __init__(self,
+    def __init__(
+        self,
         frames: UInt8[np.ndarray, "n h w 3"],  # display-referred sRGB
         fps: float,  # capture rate, frames/s
     ):
         "`ValueError` when there are no frames or the rate is not positive and finite."
-        check(len(frames) > 0, "frames is empty: interpolation needs at least one frame")
-        check(0 < fps < math.inf, f"fps is {fps}: it must be positive and finite (make footage of a photograph with film)")
+        if len(frames) <= 0:
+            raise ValueError("frames is empty: interpolation needs at least one frame")
+        if not (0 < fps < math.inf):
+            raise ValueError(
+                f"fps is {fps}: it must be positive and finite (make footage of a photograph with film)"
+            )
         self.source, self.fps, self._flows, self._motions = frames, float(fps), {}, {}
 
     @property
     def n_ticks(self) -> int:  # ticks of 1/1920 s
         "How many ticks lie between the first and the last source frame, both included."
-        return math.floor((len(self.source) - 1)/(self.fps*FRAME_TIME) + 1e-6) + 1
+        return math.floor((len(self.source) - 1) / (self.fps * FRAME_TIME) + 1e-6) + 1
 
-    def _flow(self,
+    def _flow(
+        self,
         i: int,  # source frame
         j: int,  # a neighbour of it, or one beyond the end
     ) -> Float32[np.ndarray, "h w 2"] | None:  # px; None beyond the end
         "Flow from frame i to frame j."
-        if not 0 <= j < len(self.source): return None
-        if (i, j) not in self._flows: self._flows[i, j] = _flow(self.source[i], self.source[j])
+        if not 0 <= j < len(self.source):
+            return None
+        if (i, j) not in self._flows:
+            self._flows[i, j] = _flow(self.source[i], self.source[j])
         return self._flows[i, j]
 
-    def _motion(self,
+    def _motion(
+        self,
         i: int,  # source frame
     ) -> _Motion:  # to the next
         "Motion from frame i to frame i + 1."
         if i not in self._motions:
             frames = [self.source[j] if 0 <= j < len(self.source) else None for j in range(i - 1, i + 3)]
-            self._motions[i] = _motion(frames, [self._flow(*pair) for pair in ((i, i - 1), (i, i + 1), (i + 1, i), (i + 1, i + 2))])
+            self._motions[i] = _motion(
+                frames, [self._flow(*pair) for pair in ((i, i - 1), (i, i + 1), (i + 1, i), (i + 1, i + 2))]
+            )
         return self._motions[i]
 
-    def ticks(self,
+    def ticks(
+        self,
         start: int = 0,  # first tick
         n: int | None = None,  # ticks; None: to the last source frame
         y: int = 0,  # top of the window, px
         x: int = 0,  # left of the window, px
         size: tuple[int, int] | None = None,  # height and width of the window, px; None: the whole frame
     ) -> UInt8[np.ndarray, "n h w 3"]:  # display-referred sRGB; tick k holds the light from time k/1920 s on
-        "Frames at 1920 frames/s, equal to the source where they meet it; `ValueError` when ticks or window lie outside (paper, Sec. 5.1)."
+        """Frames at 1920 frames/s, equal to the source where they meet it; `ValueError` when ticks or window
+        lie outside (paper, Sec. 5.1).
+        """
         n = self.n_ticks - start if n is None else n
         (height, width), (h, w) = self.source.shape[1:3], size or self.source.shape[1:3]
-        check(start >= 0 and n > 0 and start + n <= self.n_ticks, f"ticks {start} to {start + n} do not exist: {len(self.source)} frames at {self.fps:g} frames/s make {self.n_ticks}")
-        check(y >= 0 and x >= 0 and y + h <= height and x + w <= width, f"a window of {h} x {w} px at row {y}, column {x} is not inside frames of {height} x {width} px")
-        top, left = (max(0, a - 8)//2*2 for a in (y, x))  # the median and the means of 5 look up to 8 px beyond the window
+        if not (start >= 0 and n > 0 and start + n <= self.n_ticks):
+            raise ValueError(
+                f"ticks {start} to {start + n} do not exist: {len(self.source)} frames at {self.fps:g}"
+                f" frames/s make {self.n_ticks}"
+            )
+        if not (y >= 0 and x >= 0 and y + h <= height and x + w <= width):
+            raise ValueError(
+                f"a window of {h} x {w} px at row {y}, column {x} is not inside frames of {height} x"
+                f" {width} px"
+            )
+        # the median and the means of 5 look up to 8 px beyond the window
+        top, left = (max(0, a - 8) // 2 * 2 for a in (y, x))
         window = slice(top, min(y + h + 8, height)), slice(left, min(x + w + 8, width))
-        coarse = tuple(slice(s.start//2, (s.stop + 1)//2) for s in window)
-        out, here, now = np.empty((n, h, w, 3), np.uint8), np.s_[y - top:y - top + h, x - left:x - left + w], None
+        coarse = tuple(slice(s.start // 2, (s.stop + 1) // 2) for s in window)
+        out, here, now = (
+            np.empty((n, h, w, 3), np.uint8),
+            np.s_[y - top : y - top + h, x - left : x - left + w],
+            None,
+        )
         for k in range(n):
-            i, t = divmod(round(float(start + k)*self.fps*FRAME_TIME, 6), 1)
+            i, t = divmod(round(float(start + k) * self.fps * FRAME_TIME, 6), 1)
             i = int(i)
-            if t == 0: out[k] = self.source[i, y:y + h, x:x + w]; continue
-            if i != now: now, motion = i, self._motion(i); travellers = _travellers(motion, coarse)
-            out[k] = _between(self.source[i:i + 2], motion, travellers, window, t)[here]
+            if t == 0:
+                out[k] = self.source[i, y : y + h, x : x + w]
+                continue
+            if i != now:
+                now, motion = i, self._motion(i)
+                travellers = _travellers(motion, coarse)
+            out[k] = _between(self.source[i : i + 2], motion, travellers, window, t)[here]
         return out
 
 # %% ../../nbs/light/45_interpolation.ipynb #59-05-radiance
@@ -263,13 +336,16 @@ def upsample(
     start: int = 0,  # first tick
     n: int | None = None,  # ticks; None: to the last source frame
 ) -> UInt8[np.ndarray, "t h w 3"]:  # display-referred sRGB, one frame per tick of 1/1920 s
-    "Footage of any rate at 1920 frames/s (see `Interpolator`, which serves many windows of the same footage)."
+    """Footage of any rate at 1920 frames/s (see `Interpolator`, which serves many windows of the same
+    footage).
+    """
     return Interpolator(frames, fps).ticks(start, n)
 
 # %% ../../nbs/light/45_interpolation.ipynb #72-05-radiance
 @dataclass(frozen=True)
 class FootageRadiance:
     "A window of footage as a radiance sequence (paper, Sec. 5.1)."
+
     interpolator: Interpolator  # of the footage
     y: int = 0  # top of the window, px
     x: int = 0  # left of the window, px
@@ -283,10 +359,13 @@ class FootageRadiance:
 
     @property
     def frame_exposure(self) -> float:  # s
-        "Light that each frame holds: that of a source frame filmed with an open shutter, 1/240 s or 8 ticks at 240 frames/s."
-        return 1/self.interpolator.fps
+        """Light that each frame holds: that of a source frame filmed with an open shutter, 1/240 s or 8 ticks
+        at 240 frames/s.
+        """
+        return 1 / self.interpolator.fps
 
-    def frames(self,
+    def frames(
+        self,
         start: int,  # first tick
         stop: int,  # one past the last tick
     ) -> Float32[Tensor, "t 3 h w"]:  # linear RGB in [0, 1]
@@ -301,4 +380,6 @@ def footage_radiance(
     stop: int | None = None,  # one past the last source frame; None: to the end
 ) -> FootageRadiance:  # whole frames
     "Read part of a clip as a radiance sequence; `ValueError` when the range leaves the clip."
-    return FootageRadiance(Interpolator(np.ascontiguousarray(clip.frames(start, stop).permute(0, 2, 3, 1).numpy()), clip.fps))
+    return FootageRadiance(
+        Interpolator(np.ascontiguousarray(clip.frames(start, stop).permute(0, 2, 3, 1).numpy()), clip.fps)
+    )

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import check, check_finite, optional
+from ..core import check_finite, optional
 from .raw import CameraColour, render
 
 # %% ../../nbs/light/60_motion.ipynb #07-07-motion
@@ -23,9 +23,11 @@ def half_size(
     packed: Float[Tensor, "b 4 h w"],  # linear packed RAW in [0, 1]
     colour: CameraColour,  # one camera per picture
 ) -> Float[Tensor, "b 3 h w"]:  # display values in [0, 1]
-    "A picture at packed resolution: R, mean of both G, B, rendered (simple ISP of the paper, Sec. 4.1, without demosaicking)."
+    """A picture at packed resolution: R, mean of both G, B, rendered (simple ISP of the paper, Sec. 4.1,
+    without demosaicking).
+    """
     r, g1, g2, b = packed.unbind(1)
-    return render(torch.stack([r, (g1 + g2)/2, b], 1), colour)
+    return render(torch.stack([r, (g1 + g2) / 2, b], 1), colour)
 
 # %% ../../nbs/light/60_motion.ipynb #10-07-motion
 def check_pair(
@@ -34,29 +36,39 @@ def check_pair(
     names: tuple[str, str],  # of both arguments, for the message
 ) -> None:
     "`ValueError` unless both are finite (b, c, h, w) of one shape, at least 16 px high and wide."
-    check(a.ndim == 4 and a.shape == b.shape, f"{names[0]} has shape {tuple(a.shape)} and {names[1]} {tuple(b.shape)}: pass two batches (b, c, h, w) of one shape")
-    check(min(a.shape[-2:]) >= 16, f"{names[0]} is {a.shape[-2]}x{a.shape[-1]} px: optical flow needs at least 16x16")
-    for name, x in zip(names, (a, b)): check_finite(name, x)
+    if not (a.ndim == 4 and a.shape == b.shape):
+        raise ValueError(
+            f"{names[0]} has shape {tuple(a.shape)} and {names[1]} {tuple(b.shape)}: pass two batches (b, c,"
+            " h, w) of one shape"
+        )
+    if not (min(a.shape[-2:]) >= 16):
+        raise ValueError(f"{names[0]} is {a.shape[-2]}x{a.shape[-1]} px: optical flow needs at least 16x16")
+    for name, x in zip(names, (a, b)):
+        check_finite(name, x)
 
 # %% ../../nbs/light/60_motion.ipynb #11-07-motion
 def dis_flow(
     srgb_a: Float[Tensor, "b 3 h w"],  # display values in [0, 1]
     srgb_b: Float[Tensor, "b 3 h w"],  # display values in [0, 1], of equal brightness
 ) -> Float[Tensor, "b 2 h w"]:  # (x, y) displacement from a to b, px
-    "Optical flow by OpenCV's DIS. `ValueError` for shapes that differ, less than 16 px, or values that are not finite (Kroeger et al., ECCV 2016)."
+    """Optical flow by OpenCV's DIS. `ValueError` for shapes that differ, less than 16 px, or values that are
+    not finite (Kroeger et al., ECCV 2016).
+    """
     check_pair(srgb_a, srgb_b, ("srgb_a", "srgb_b"))
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setUseMeanNormalization(False)
     dis.setVariationalRefinementGamma(0.0)
     luma = torch.tensor([0.299, 0.587, 0.114]).to(srgb_a)[:, None, None]
-    grey = [(255*(x*luma).sum(1).clamp(0, 1)).round().byte().cpu().numpy() for x in (srgb_a, srgb_b)]
+    grey = [(255 * (x * luma).sum(1).clamp(0, 1)).round().byte().cpu().numpy() for x in (srgb_a, srgb_b)]
     flows = [torch.from_numpy(dis.calc(a, b, None)) for a, b in zip(*grey)]
     return torch.stack(flows).permute(0, 3, 1, 2).to(srgb_a)
 
 # %% ../../nbs/light/60_motion.ipynb #16-07-motion
 @lru_cache(maxsize=1)
 def raft_small() -> torch.nn.Module:  # in evaluation mode
-    "RAFT-small with torchvision's default weights (downloaded once). `ImportError` without the extra raft (Teed and Deng, ECCV 2020)."
+    """RAFT-small with torchvision's default weights (downloaded once). `ImportError` without the extra raft
+    (Teed and Deng, ECCV 2020).
+    """
     optical_flow = optional("torchvision.models.optical_flow", "raft")
     return optical_flow.raft_small(weights=optical_flow.Raft_Small_Weights.DEFAULT).eval()
 
@@ -66,14 +78,17 @@ def raft_flow(
     srgb_a: Float[Tensor, "b 3 h w"],  # display values in [0, 1]
     srgb_b: Float[Tensor, "b 3 h w"],  # display values in [0, 1]
 ) -> Float[Tensor, "b 2 h w"]:  # (x, y) displacement from a to b, px
-    "Optical flow by RAFT-small, 20 iterations as published. Errors as `dis_flow`, and `ImportError` without the extra raft (Teed and Deng, ECCV 2020)."
+    """Optical flow by RAFT-small, 20 iterations as published. Errors as `dis_flow`, and `ImportError` without
+    the extra raft (Teed and Deng, ECCV 2020).
+    """
     check_pair(srgb_a, srgb_b, ("srgb_a", "srgb_b"))
     h, w = srgb_a.shape[-2:]
-    more = [max(128, -(-n//8)*8) - n for n in (w, h)]
-    pad = (more[0]//2, more[0] - more[0]//2, more[1]//2, more[1] - more[1]//2)  # left, right, top, bottom
-    a, b = (F.pad(2*x.float() - 1, pad, mode="replicate") for x in (srgb_a, srgb_b))
+    more = [max(128, -(-n // 8) * 8) - n for n in (w, h)]
+    # left, right, top, bottom
+    pad = (more[0] // 2, more[0] - more[0] // 2, more[1] // 2, more[1] - more[1] // 2)
+    a, b = (F.pad(2 * x.float() - 1, pad, mode="replicate") for x in (srgb_a, srgb_b))
     flow = raft_small().to(a.device)(a, b, num_flow_updates=20)[-1]
-    return flow[:, :, pad[2]:pad[2] + h, pad[0]:pad[0] + w].to(srgb_a)
+    return flow[:, :, pad[2] : pad[2] + h, pad[0] : pad[0] + w].to(srgb_a)
 
 # %% ../../nbs/light/60_motion.ipynb #19-07-motion
 def gaussian_blur(
@@ -81,12 +96,14 @@ def gaussian_blur(
     sigma: float,  # standard deviation, px; 0 changes nothing
 ) -> Float[Tensor, "b c h w"]:  # same unit
     "Separable Gaussian blur, borders continued by their last value. `ValueError` when sigma is negative."
-    check(sigma >= 0, f"sigma is {sigma}: a blur has a width of 0 px or more")
-    if sigma == 0: return image
-    radius = round(3*sigma)
+    if not (sigma >= 0):
+        raise ValueError(f"sigma is {sigma}: a blur has a width of 0 px or more")
+    if sigma == 0:
+        return image
+    radius = round(3 * sigma)
     x = torch.arange(-radius, radius + 1).to(image)
-    kernel = torch.softmax(-x**2/(2*sigma**2), 0).expand(image.shape[1], 1, 1, -1)
-    image = F.pad(image, 4*(radius,), mode="replicate")
+    kernel = torch.softmax(-(x**2) / (2 * sigma**2), 0).expand(image.shape[1], 1, 1, -1)
+    image = F.pad(image, 4 * (radius,), mode="replicate")
     return F.conv2d(F.conv2d(image, kernel, groups=len(kernel)), kernel.mT, groups=len(kernel))
 
 # %% ../../nbs/light/60_motion.ipynb #26-07-motion
@@ -96,10 +113,13 @@ def motion_magnitude(
     previous: Float[Tensor, "b 4 h w"],  # the preview before it, linear packed RAW in [0, 1]
     colour: CameraColour,  # one camera per pair
     flow: Callable = dis_flow,  # (srgb_a, srgb_b) -> displacement, px
-    sigma: float = 1.5,  # blur before the flow, packed px; the pictures are then halved. 0: neither, as published
+    # blur before the flow, packed px; the pictures are then halved. 0: neither, as published
+    sigma: float = 1.5,
 ) -> Float[Tensor, "b"]:  # m_p: mean flow magnitude, packed px
-    "Motion magnitude m_p between two previews. `ValueError` for shapes that differ, less than 16 px, or values that are not finite (paper, Sec. 4.1)."
+    """Motion magnitude m_p between two previews. `ValueError` for shapes that differ, less than 16 px, or
+    values that are not finite (paper, Sec. 4.1).
+    """
     check_pair(preview, previous, ("preview", "previous"))
     a, b = (gaussian_blur(half_size(x, colour), sigma) for x in (preview, previous))
     scale = 2 if sigma > 0 and min(a.shape[-2:]) >= 32 else 1  # 16 px is the least that a flow takes
-    return scale*flow(F.avg_pool2d(a, scale), F.avg_pool2d(b, scale)).norm(dim=1).mean((1, 2))
+    return scale * flow(F.avg_pool2d(a, scale), F.avg_pool2d(b, scale)).norm(dim=1).mean((1, 2))

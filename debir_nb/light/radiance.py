@@ -7,30 +7,32 @@ __all__ = ['Radiance', 'HandShake', 'hand_shake', 'MovingObject', 'cut_out', 'Mo
            'film', 'moving_object', 'hand_held']
 
 # %% ../../nbs/light/40_radiance.ipynb #02-05-radiance
-import math, time
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import cv2
-import torch
 import numpy as np
+import torch
 from jaxtyping import Float32, Float64, UInt8
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from ..core import FRAME_TIME, check, generator
+from ..core import FRAME_TIME
 from .raw import linear_to_srgb, srgb_to_linear
 
 # %% ../../nbs/light/40_radiance.ipynb #05-05-radiance
 @runtime_checkable
 class Radiance(Protocol):
     "A light sequence in linear RGB: what the simulator reads (paper, Sec. 4.3, sequence S)."
+
     n_frames: int  # frames (ticks) that can be asked for
     frame_time: float  # s from one frame to the next, e_S
     frame_exposure: float  # s of light that one frame holds; it may exceed frame_time
 
-    def frames(self,
+    def frames(
+        self,
         start: int,  # first tick
         stop: int,  # one past the last tick
     ) -> Float32[Tensor, "t 3 h w"]:  # linear RGB in [0, 1]
@@ -40,51 +42,71 @@ class Radiance(Protocol):
 @dataclass(frozen=True)
 class HandShake:
     "A band-limited random rotation of the camera: angles as sums of sine waves."
+
     frequency: Float64[np.ndarray, "k"]  # Hz
     amplitude: Float64[np.ndarray, "3 k"]  # of the angles about the axes right, down and forward, rad
     phase: Float64[np.ndarray, "3 k"]  # rad
     middle: float  # time at which the camera looks straight ahead, s
     focal: float  # focal length, px
 
-    def angles(self,
+    def angles(
+        self,
         time: Float64[np.ndarray, "*t"] | float,  # s
     ) -> Float64[np.ndarray, "*t 3"]:  # rotation vector: about the axes right, down and forward, rad
         "How far the camera has turned since `middle`."
-        def wave(t): return (self.amplitude*np.sin(2*np.pi*self.frequency*np.asarray(t)[..., None, None] + self.phase)).sum(-1)
+
+        def wave(t):
+            return (
+                self.amplitude
+                * np.sin(2 * np.pi * self.frequency * np.asarray(t)[..., None, None] + self.phase)
+            ).sum(-1)
+
         return wave(time) - wave(self.middle)
 
-    def __call__(self,
+    def __call__(
+        self,
         time: Float64[np.ndarray, "*t"] | float,  # s
     ) -> Float64[np.ndarray, "*t 3 3"]:  # homography of pixels counted from the middle of the picture
         "H(t) = K R(t) K^-1 (LSD2, Eq. 1)."
         angles = self.angles(time)
         turn = Rotation.from_rotvec(angles.reshape(-1, 3)).as_matrix().reshape(*angles.shape, 3)
         lens = np.array([self.focal, self.focal, 1.0])
-        return lens[:, None]*turn/lens
+        return lens[:, None] * turn / lens
 
 # %% ../../nbs/light/40_radiance.ipynb #08-05-radiance
 def hand_shake(
     generator: torch.Generator,  # randomness
     duration: float,  # of the recording, s
     speed: float,  # mean speed of the picture's middle, px/s
-    focal: float = 600.0,  # focal length, px; the shorter, the larger the angles and the more they turn and bend the picture's corners
+    # focal length, px; the shorter, the larger the angles and the more they turn and bend the picture's
+    # corners
+    focal: float = 600.0,
     band: tuple[float, float] = (2.0, 12.0),  # lowest and highest frequency, Hz
 ) -> HandShake:  # the path
-    "Draw a hand shake. `ValueError` when duration or focal is not positive or speed negative (after LSD2, Sec. 3.1.3, with drawn instead of recorded readings)."
-    check(duration > 0 and focal > 0, f"duration is {duration} s and focal {focal} px: both must be positive")
-    check(speed >= 0, f"speed is {speed} px/s: it cannot be negative")
+    """Draw a hand shake. `ValueError` when duration or focal is not positive or speed negative (after LSD2,
+    Sec. 3.1.3, with drawn instead of recorded readings).
+    """
+    if not (duration > 0 and focal > 0):
+        raise ValueError(f"duration is {duration} s and focal {focal} px: both must be positive")
+    if not (speed >= 0):
+        raise ValueError(f"speed is {speed} px/s: it cannot be negative")
     frequency = np.geomspace(*band, 12)
-    strength, turn = (torch.randn(3, 12, generator=generator, dtype=torch.float64).numpy(), torch.rand(3, 12, generator=generator, dtype=torch.float64).numpy())
-    phase = 2*np.pi*turn
+    strength, turn = (
+        torch.randn(3, 12, generator=generator, dtype=torch.float64).numpy(),
+        torch.rand(3, 12, generator=generator, dtype=torch.float64).numpy(),
+    )
+    phase = 2 * np.pi * turn
     t = np.linspace(0, duration, 512)[:, None, None]
-    velocity = (strength*np.cos(2*np.pi*frequency*t + phase)).sum(2)  # about the three axes, before scaling
-    scale = speed/focal/np.hypot(velocity[:, 0], velocity[:, 1]).mean()
-    return HandShake(frequency, scale*strength/(2*np.pi*frequency), phase, duration/2, focal)
+    # about the three axes, before scaling
+    velocity = (strength * np.cos(2 * np.pi * frequency * t + phase)).sum(2)
+    scale = speed / focal / np.hypot(velocity[:, 0], velocity[:, 1]).mean()
+    return HandShake(frequency, scale * strength / (2 * np.pi * frequency), phase, duration / 2, focal)
 
 # %% ../../nbs/light/40_radiance.ipynb #13-05-radiance
 @dataclass(frozen=True)
 class MovingObject:
     "A soft-edged cut-out that moves at constant velocity in the scene."
+
     patch: Float32[np.ndarray, "h w 4"]  # linear RGB times coverage, and coverage, in [0, 1]
     position: tuple[float, float]  # of its centre at time 0, px right of and below the photograph's corner
     velocity: tuple[float, float]  # px/s to the right and down
@@ -99,19 +121,29 @@ def cut_out(
     softness: float = 2.0,  # width of the soft edge, px
 ) -> Float32[np.ndarray, "height width 4"]:  # linear RGB times coverage, and coverage
     "An ellipse out of a photograph, with a soft edge; `ValueError` when it is not inside the photograph."
-    check(0 <= top and top + height <= photo.shape[0] and 0 <= left and left + width <= photo.shape[1],
-        f"a cut-out of {height} x {width} px at row {top}, column {left} is not inside a photograph of {photo.shape[0]} x {photo.shape[1]} px")
-    y, x = np.mgrid[-1:1:height*1j, -1:1:width*1j]
-    coverage = np.clip((1 - np.hypot(x, y))*min(height, width)/2/softness, 0, 1)[..., None]
-    return np.concatenate([photo[top:top + height, left:left + width], np.ones_like(coverage)], 2).astype(np.float32)*coverage.astype(np.float32)
+    if not (0 <= top and top + height <= photo.shape[0] and 0 <= left and left + width <= photo.shape[1]):
+        raise ValueError(
+            f"a cut-out of {height} x {width} px at row {top}, column {left} is not inside a photograph of"
+            f" {photo.shape[0]} x {photo.shape[1]} px"
+        )
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    coverage = np.clip((1 - np.hypot(x, y)) * min(height, width) / 2 / softness, 0, 1)[..., None]
+    return np.concatenate([photo[top : top + height, left : left + width], np.ones_like(coverage)], 2).astype(
+        np.float32
+    ) * coverage.astype(np.float32)
 
 # %% ../../nbs/light/40_radiance.ipynb #16-05-radiance
 @dataclass(frozen=True)
 class MovingPhotograph:
-    "A photograph seen by a moving camera, with moving objects before it: a radiance sequence that is known at every instant."
+    """A photograph seen by a moving camera, with moving objects before it: a radiance sequence that is known
+    at every instant.
+    """
+
     photo: Float32[np.ndarray, "height width 3"]  # linear RGB in [0, 1]
     size: tuple[int, int]  # height and width of the frames, px
-    path: Callable[[np.ndarray], np.ndarray]  # times (t,) in s -> homographies (t, 3, 3), or one for all, between pixels counted from the middles of frame and photograph
+    # times (t,) in s -> homographies (t, 3, 3), or one for all, between pixels counted from the middles of
+    # frame and photograph
+    path: Callable[[np.ndarray], np.ndarray]
     objects: tuple[MovingObject, ...] = ()  # the last one is in front
     duration: float = 0.2  # s that can be asked for
     readout: float = 0.0  # s from reading the first row to past the last; 0: a global shutter
@@ -121,38 +153,52 @@ class MovingPhotograph:
     @property
     def n_frames(self) -> int:  # ticks
         "How many instants `frames` can give."
-        return math.floor(self.duration/self.frame_time)
+        return math.floor(self.duration / self.frame_time)
 
-    def __call__(self,
+    def __call__(
+        self,
         time: float,  # s, of the first row
     ) -> Float32[np.ndarray, "h w 3"]:  # linear RGB; bicubic sampling may leave [0, 1] slightly
         "What the camera sees at one instant (LSD2, Eqs. 1 and 2)."
-        (h, w), middle = self.size, (np.array(self.photo.shape[1::-1]) - 1)/2
-        rows = time + self.readout*np.arange(h)/h  # when each is read
-        pixels = np.stack(np.broadcast_arrays(np.arange(w) - (w - 1)/2, np.arange(h)[:, None] - (h - 1)/2, 1.0), -1)
+        (h, w), middle = self.size, (np.array(self.photo.shape[1::-1]) - 1) / 2
+        rows = time + self.readout * np.arange(h) / h  # when each is read
+        pixels = np.stack(
+            np.broadcast_arrays(np.arange(w) - (w - 1) / 2, np.arange(h)[:, None] - (h - 1) / 2, 1.0), -1
+        )
         seen = pixels @ np.swapaxes(self.path(rows), -1, -2)
-        seen = seen[..., :2]/seen[..., 2:] + middle  # photograph pixel under each frame pixel
-        view = cv2.remap(self.photo, seen.astype(np.float32), None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        seen = seen[..., :2] / seen[..., 2:] + middle  # photograph pixel under each frame pixel
+        view = cv2.remap(
+            self.photo, seen.astype(np.float32), None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+        )
         for o in self.objects:
-            corner = np.add(o.position, np.multiply.outer(rows, o.velocity)) - (np.array(o.patch.shape[1::-1]) - 1)/2
+            corner = (
+                np.add(o.position, np.multiply.outer(rows, o.velocity))
+                - (np.array(o.patch.shape[1::-1]) - 1) / 2
+            )
             layer = cv2.remap(o.patch, (seen - corner[:, None]).astype(np.float32), None, cv2.INTER_CUBIC)
-            view = layer[..., :3] + (1 - layer[..., 3:])*view
+            view = layer[..., :3] + (1 - layer[..., 3:]) * view
         return view
 
-    def frames(self,
+    def frames(
+        self,
         start: int,  # first tick
         stop: int,  # one past the last tick
     ) -> Float32[Tensor, "t 3 h w"]:  # linear RGB in [0, 1]
         "Instants at the ticks `start` to `stop`; `ValueError` when the range leaves the sequence."
-        check(0 <= start < stop <= self.n_frames, f"ticks {start} to {stop} do not exist: the sequence has {self.n_frames}")
-        return torch.from_numpy(np.stack([self(k*self.frame_time) for k in range(start, stop)])).permute(0, 3, 1, 2).clamp(0, 1)
+        if not (0 <= start < stop <= self.n_frames):
+            raise ValueError(f"ticks {start} to {stop} do not exist: the sequence has {self.n_frames}")
+        return (
+            torch.from_numpy(np.stack([self(k * self.frame_time) for k in range(start, stop)]))
+            .permute(0, 3, 1, 2)
+            .clamp(0, 1)
+        )
 
 # %% ../../nbs/light/40_radiance.ipynb #17-05-radiance
 def to_linear(
     picture: UInt8[np.ndarray, "*n h w 3"],  # display-referred sRGB
 ) -> Float32[np.ndarray, "*n h w 3"]:  # linear RGB in [0, 1]
     "Linear light of an 8-bit picture (IEC 61966-2-1), by a table of its 256 values."
-    table = srgb_to_linear(torch.arange(256)/255).numpy()
+    table = srgb_to_linear(torch.arange(256) / 255).numpy()
     return table[picture]
 
 # %% ../../nbs/light/40_radiance.ipynb #18-05-radiance
@@ -160,7 +206,7 @@ def to_display(
     light: Float32[np.ndarray, "*n h w 3"],  # linear RGB; clipped to [0, 1]
 ) -> UInt8[np.ndarray, "*n h w 3"]:  # display-referred sRGB
     "8-bit picture of linear light, rounded (IEC 61966-2-1)."
-    return (255*linear_to_srgb(torch.from_numpy(light).clamp(0, 1))).round().to(torch.uint8).numpy()
+    return (255 * linear_to_srgb(torch.from_numpy(light).clamp(0, 1))).round().to(torch.uint8).numpy()
 
 # %% ../../nbs/light/40_radiance.ipynb #24-05-radiance
 def film(
@@ -171,11 +217,18 @@ def film(
     substeps: int = 8,  # instants averaged per frame
     start: float = 0.0,  # when the first frame opens, s
 ) -> UInt8[np.ndarray, "n h w 3"]:  # display-referred sRGB
-    "Footage of a scene: light is averaged while the shutter is open, then encoded. `ValueError` when a number is not positive (paper, Eq. 2, without noise)."
-    check(n > 0 and fps > 0 and substeps > 0, f"n is {n}, fps {fps} and substeps {substeps}: all must be positive")
-    exposure = 1/fps if exposure is None else exposure
-    def light(opens): return sum(scene(opens + (j + 0.5)/substeps*exposure) for j in range(substeps))/substeps  # S averaged from `opens` on
-    return np.stack([to_display(light(start + i/fps)) for i in range(n)])
+    """Footage of a scene: light is averaged while the shutter is open, then encoded. `ValueError` when a
+    number is not positive (paper, Eq. 2, without noise).
+    """
+    if not (n > 0 and fps > 0 and substeps > 0):
+        raise ValueError(f"n is {n}, fps {fps} and substeps {substeps}: all must be positive")
+    exposure = 1 / fps if exposure is None else exposure
+
+    def light(opens):
+        # S averaged from `opens` on
+        return sum(scene(opens + (j + 0.5) / substeps * exposure) for j in range(substeps)) / substeps
+
+    return np.stack([to_display(light(start + i / fps)) for i in range(n)])
 
 # %% ../../nbs/light/40_radiance.ipynb #27-05-radiance
 def moving_object(
@@ -186,13 +239,24 @@ def moving_object(
     speed: float,  # px/s: the object moves at 0.7 to 2 times that
     duration: float,  # of the recording, s
 ) -> MovingObject:  # an ellipse of the mirrored photograph
-    "Cut a random object out of a photograph and give it a velocity; `ValueError` when the photograph is smaller than two fifths of `side`."
-    def draw(low, high): return low + (high - low)*torch.rand((), generator=generator).item()
-    h, w = (round(side*draw(0.2, 0.4)) for _ in range(2))
-    patch = cut_out(np.ascontiguousarray(photo[:, ::-1]), int(draw(0, photo.shape[0] - h)), int(draw(0, photo.shape[1] - w)), h, w)
-    angle, fast = draw(0, 2*math.pi), speed*draw(0.7, 2)
-    velocity = np.array([math.cos(angle), math.sin(angle)])*fast
-    return MovingObject(patch, tuple((middle - velocity*duration/2).tolist()), tuple(velocity.tolist()))
+    """Cut a random object out of a photograph and give it a velocity; `ValueError` when the photograph is
+    smaller than two fifths of `side`.
+    """
+
+    def draw(low, high):
+        return low + (high - low) * torch.rand((), generator=generator).item()
+
+    h, w = (round(side * draw(0.2, 0.4)) for _ in range(2))
+    patch = cut_out(
+        np.ascontiguousarray(photo[:, ::-1]),
+        int(draw(0, photo.shape[0] - h)),
+        int(draw(0, photo.shape[1] - w)),
+        h,
+        w,
+    )
+    angle, fast = draw(0, 2 * math.pi), speed * draw(0.7, 2)
+    velocity = np.array([math.cos(angle), math.sin(angle)]) * fast
+    return MovingObject(patch, tuple((middle - velocity * duration / 2).tolist()), tuple(velocity.tolist()))
 
 # %% ../../nbs/light/40_radiance.ipynb #28-05-radiance
 def hand_held(
@@ -205,9 +269,17 @@ def hand_held(
     objects: int = 2,  # that move on their own
     readout: float = 0.0,  # of a rolling shutter, s
 ) -> MovingPhotograph:  # known at every instant
-    "A photograph filmed by a shaking hand, with moving objects before it (after LSD2, Sec. 3.1.3, and Digital Gimbal, Sec. 6)."
+    """A photograph filmed by a shaking hand, with moving objects before it (after LSD2, Sec. 3.1.3, and
+    Digital Gimbal, Sec. 6).
+    """
     shake, (h, w) = hand_shake(generator, duration, speed), size
-    aim = np.eye(3); aim[:2, 2] = np.subtract(middle, (np.array(photo.shape[1::-1]) - 1)/2)
-    def near(): return np.add(middle, (0.7*torch.rand(2, generator=generator).numpy() - 0.35)*(w, h))
-    things = tuple(moving_object(photo, generator, min(size), near(), speed, duration) for _ in range(objects))
+    aim = np.eye(3)
+    aim[:2, 2] = np.subtract(middle, (np.array(photo.shape[1::-1]) - 1) / 2)
+
+    def near():
+        return np.add(middle, (0.7 * torch.rand(2, generator=generator).numpy() - 0.35) * (w, h))
+
+    things = tuple(
+        moving_object(photo, generator, min(size), near(), speed, duration) for _ in range(objects)
+    )
     return MovingPhotograph(photo, size, lambda time: aim @ shake(time), things, duration, readout)

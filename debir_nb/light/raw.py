@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from ..core import check, check_finite
+from ..core import check_finite
 from .degradation import cfa_sites, check_positive, standard_normal
 
 # %% ../../nbs/light/20_raw.ipynb #06-02-raw
@@ -22,9 +22,14 @@ def pack(
     mosaic: Float[Tensor, "*batch h w"],  # RAW, any unit; h and w even
     pattern: str = "RGGB",  # Bayer tile, row by row
 ) -> Float[Tensor, "*batch 4 h//2 w//2"]:  # planes R, G of R's row, G of B's row, B, same unit
-    "Split a Bayer mosaic into four colour planes; `ValueError` for an unknown pattern or an odd size (packed RAW of the paper, Sec. 4.2)."
+    """Split a Bayer mosaic into four colour planes; `ValueError` for an unknown pattern or an odd size
+    (packed RAW of the paper, Sec. 4.2).
+    """
     sites = cfa_sites(pattern)
-    check(mosaic.shape[-2] % 2 == 0 == mosaic.shape[-1] % 2, f"mosaic is {tuple(mosaic.shape)}: height and width must be even, crop the last row or column")
+    if not (mosaic.shape[-2] % 2 == 0 == mosaic.shape[-1] % 2):
+        raise ValueError(
+            f"mosaic is {tuple(mosaic.shape)}: height and width must be even, crop the last row or column"
+        )
     return F.pixel_unshuffle(mosaic[..., None, :, :], 2)[..., sites, :, :]
 
 # %% ../../nbs/light/20_raw.ipynb #07-02-raw
@@ -42,30 +47,40 @@ def sample_cfa(
     rgb: Float[Tensor, "*batch 3 h w"],  # linear camera RGB, any range; h and w even
     pattern: str = "RGGB",  # Bayer tile, row by row
 ) -> Float[Tensor, "*batch 4 h//2 w//2"]:  # packed RAW, same unit
-    "What a Bayer sensor keeps of a picture, packed; `ValueError` for an unknown pattern or an odd size (cfa of the paper, Eq. 2)."
-    check(rgb.shape[-2] % 2 == 0 == rgb.shape[-1] % 2, f"rgb is {tuple(rgb.shape)}: height and width must be even, crop the last row or column")
-    return torch.stack([rgb[..., c, i//2::2, i % 2::2] for c, i in zip((0, 1, 1, 2), cfa_sites(pattern))], -3)
+    """What a Bayer sensor keeps of a picture, packed; `ValueError` for an unknown pattern or an odd size (cfa
+    of the paper, Eq. 2).
+    """
+    if not (rgb.shape[-2] % 2 == 0 == rgb.shape[-1] % 2):
+        raise ValueError(
+            f"rgb is {tuple(rgb.shape)}: height and width must be even, crop the last row or column"
+        )
+    return torch.stack(
+        [rgb[..., c, i // 2 :: 2, i % 2 :: 2] for c, i in zip((0, 1, 1, 2), cfa_sites(pattern))], -3
+    )
 
 # %% ../../nbs/light/20_raw.ipynb #13-02-raw
 def srgb_to_linear(
     srgb: Float[Tensor, "*shape"],  # display values, [0, 1]; the curve goes on outside
 ) -> Float[Tensor, "*shape"]:  # linear light, [0, 1]
     "Gamma expansion; gradients are finite everywhere (IEC 61966-2-1)."
-    power = ((srgb.clamp(min=0.04045) + 0.055)/1.055)**2.4
-    return torch.where(srgb <= 0.04045, srgb/12.92, power)
+    power = ((srgb.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4
+    return torch.where(srgb <= 0.04045, srgb / 12.92, power)
 
 # %% ../../nbs/light/20_raw.ipynb #14-02-raw
 def linear_to_srgb(
     linear: Float[Tensor, "*shape"],  # linear light, [0, 1]; the curve goes on outside
 ) -> Float[Tensor, "*shape"]:  # display values, [0, 1]
     "Gamma compression, the inverse of `srgb_to_linear`; gradients are finite everywhere (IEC 61966-2-1)."
-    power = 1.055*linear.clamp(min=0.0031308)**(1/2.4) - 0.055
-    return torch.where(linear <= 0.0031308, 12.92*linear, power)
+    power = 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
+    return torch.where(linear <= 0.0031308, 12.92 * linear, power)
 
 # %% ../../nbs/light/20_raw.ipynb #17-02-raw
 @dataclass(frozen=True)
 class CameraColour:
-    "Colour of a batch of cameras; `ValueError` when a gain is not positive or a matrix not finite (Brooks et al., CVPR 2019, Sec. 3)."
+    """Colour of a batch of cameras; `ValueError` when a gain is not positive or a matrix not finite (Brooks
+    et al., CVPR 2019, Sec. 3).
+    """
+
     rgb2cam: Float[Tensor, "b 3 3"]  # linear sRGB to white-balanced camera RGB; rows sum to 1
     red_gain: Float[Tensor, "b"]  # white-balance gain of red over green, 1
     blue_gain: Float[Tensor, "b"]  # white-balance gain of blue over green, 1
@@ -74,42 +89,58 @@ class CameraColour:
     def __post_init__(self):
         "Answer impossible values early."
         check_finite("rgb2cam", self.rgb2cam)
-        for name in ("red_gain", "blue_gain", "rgb_gain"): check_positive(name, getattr(self, name))
+        for name in ("red_gain", "blue_gain", "rgb_gain"):
+            check_positive(name, getattr(self, name))
 
     def balance(self) -> Float[Tensor, "b 3"]:  # of R, G, B, 1
         "What is left of white on the sensor: the inverse of all gains."
-        return 1/(torch.stack([self.red_gain, torch.ones_like(self.red_gain), self.blue_gain], -1)*self.rgb_gain[:, None])
+        return 1 / (
+            torch.stack([self.red_gain, torch.ones_like(self.red_gain), self.blue_gain], -1)
+            * self.rgb_gain[:, None]
+        )
 
     def matrix(self) -> Float[Tensor, "b 3 3"]:  # linear camera RGB = matrix @ linear sRGB
         "From linear sRGB to linear camera RGB; it commutes with integration over time."
-        return self.balance()[:, :, None]*self.rgb2cam
+        return self.balance()[:, :, None] * self.rgb2cam
 
 # %% ../../nbs/light/20_raw.ipynb #19-02-raw
-RGB2CAM = torch.tensor([  # linear sRGB to camera RGB of three cameras, 1 (published code of the paper)
-    [[0.64432, 0.11136, 0.24432], [0.17310, 0.64222, 0.18468], [0.06867, 0.26386, 0.66747]],
-    [[0.68035, 0.07245, 0.24720], [0.17338, 0.62911, 0.19751], [0.05741, 0.24819, 0.69440]],
-    [[0.66435, 0.13521, 0.20044], [0.13182, 0.68584, 0.18234], [0.04057, 0.26325, 0.69618]],
-])
+RGB2CAM = torch.tensor(
+    [  # linear sRGB to camera RGB of three cameras, 1 (published code of the paper)
+        [[0.64432, 0.11136, 0.24432], [0.17310, 0.64222, 0.18468], [0.06867, 0.26386, 0.66747]],
+        [[0.68035, 0.07245, 0.24720], [0.17338, 0.62911, 0.19751], [0.05741, 0.24819, 0.69440]],
+        [[0.66435, 0.13521, 0.20044], [0.13182, 0.68584, 0.18234], [0.04057, 0.26325, 0.69618]],
+    ]
+)
 
 # %% ../../nbs/light/20_raw.ipynb #20-02-raw
 def random_colour(
     batch: int,  # how many cameras
     generator: torch.Generator,  # source of randomness
 ) -> CameraColour:  # on the generator's device
-    "Draw camera colours; `ValueError` when `batch` is below 1 (Brooks et al., CVPR 2019; ranges of the paper's published code)."
-    check(batch >= 1, f"batch is {batch}: draw at least one camera")
+    """Draw camera colours; `ValueError` when `batch` is below 1 (Brooks et al., CVPR 2019; ranges of the
+    paper's published code).
+    """
+    if not (batch >= 1):
+        raise ValueError(f"batch is {batch}: draw at least one camera")
     which = torch.randint(len(RGB2CAM), (batch,), generator=generator, device=generator.device)
     red, blue = torch.rand(2, batch, generator=generator, device=generator.device)
-    return CameraColour(rgb2cam=RGB2CAM.to(which.device)[which], red_gain=1.9 + 0.5*red, blue_gain=1.5 + 0.4*blue,
-                        rgb_gain=1/(0.8 + 0.1*standard_normal(red, generator)))
+    return CameraColour(
+        rgb2cam=RGB2CAM.to(which.device)[which],
+        red_gain=1.9 + 0.5 * red,
+        blue_gain=1.5 + 0.4 * blue,
+        rgb_gain=1 / (0.8 + 0.1 * standard_normal(red, generator)),
+    )
 
 # %% ../../nbs/light/20_raw.ipynb #23-02-raw
 def apply_matrix(
     matrix: Float[Tensor, "b 3 3"],  # one per picture or sequence, 1
     rgb: Float[Tensor, "b *batch 3 h w"],  # linear colours
 ) -> Float[Tensor, "b *batch 3 h w"]:  # linear colours
-    "Multiply every pixel's colour by its picture's matrix, in the device and precision of `rgb`; `ValueError` when the batches differ."
-    check(len(matrix) == len(rgb), f"there are {len(matrix)} colour matrices for {len(rgb)} pictures: give one each")
+    """Multiply every pixel's colour by its picture's matrix, in the device and precision of `rgb`;
+    `ValueError` when the batches differ.
+    """
+    if len(matrix) != len(rgb):
+        raise ValueError(f"there are {len(matrix)} colour matrices for {len(rgb)} pictures: give one each")
     return torch.einsum("bij,b...jhw->b...ihw", matrix.to(rgb), rgb)
 
 # %% ../../nbs/light/20_raw.ipynb #25-02-raw
@@ -119,16 +150,18 @@ def to_camera(
 ) -> Float[Tensor, "b *batch 3 h w"]:  # linear camera RGB; highlights stay white
     "What a camera's filters pass; `ValueError` when the batches differ (Brooks et al., CVPR 2019, Sec. 3.4)."
     rgb = apply_matrix(colour.rgb2cam, linear)
-    gain = colour.balance().to(rgb).view(-1, *[1]*(rgb.ndim - 4), 3, 1, 1)
-    keep = ((rgb.mean(-3, keepdim=True) - 0.9)/0.1).clamp(min=0)**2
-    return rgb*torch.maximum(keep + (1 - keep)*gain, gain)
+    gain = colour.balance().to(rgb).view(-1, *[1] * (rgb.ndim - 4), 3, 1, 1)
+    keep = ((rgb.mean(-3, keepdim=True) - 0.9) / 0.1).clamp(min=0) ** 2
+    return rgb * torch.maximum(keep + (1 - keep) * gain, gain)
 
 # %% ../../nbs/light/20_raw.ipynb #26-02-raw
 def unprocess(
     srgb: Float[Tensor, "b *batch 3 h w"],  # display values in [0, 1]
     colour: CameraColour,  # one camera per picture or sequence
 ) -> Float[Tensor, "b *batch 3 h w"]:  # linear camera RGB, not clipped
-    "Gamma expansion, then the camera's colour; `ValueError` when a value is not finite (Brooks et al., CVPR 2019; paper, Sec. 5.1)."
+    """Gamma expansion, then the camera's colour; `ValueError` when a value is not finite (Brooks et al., CVPR
+    2019; paper, Sec. 5.1).
+    """
     check_finite("srgb", srgb)
     return to_camera(srgb_to_linear(srgb), colour)
 
@@ -137,44 +170,54 @@ def dequantise(
     codes: UInt8[Tensor, "*shape"],  # 8-bit display values
     generator: torch.Generator,  # source of randomness
 ) -> Float[Tensor, "*shape"]:  # display values in [0, 1] that round to the codes
-    "Spread each 8-bit value evenly over its step (uniform dequantisation: Theis et al., ICLR 2016, Sec. 3.1)."
+    """Spread each 8-bit value evenly over its step (uniform dequantisation: Theis et al., ICLR 2016, Sec.
+    3.1).
+    """
     chance = torch.rand(codes.shape, generator=generator, device=codes.device) - 0.5
-    return ((codes + 0.998*chance)/255).clamp(0, 1)
+    return ((codes + 0.998 * chance) / 255).clamp(0, 1)
 
 # %% ../../nbs/light/20_raw.ipynb #36-02-raw
-def malvar_filters(
-) -> Float[Tensor, "4 1 5 5"]:  # cross, row, column, corner; weights, each filter sums to 1
+# cross, row, column, corner; weights, each filter sums to 1
+def malvar_filters() -> Float[Tensor, "4 1 5 5"]:
     "The four interpolation filters (Malvar, He and Cutler, ICASSP 2004, Fig. 2)."
     cross, row, corner = torch.zeros(3, 5, 5)
-    cross[2], cross[1:4, 2] = torch.tensor([-1, 2, 4, 2, -1.]), torch.tensor([2, 4, 2.])
+    cross[2], cross[1:4, 2] = torch.tensor([-1, 2, 4, 2, -1.0]), torch.tensor([2, 4, 2.0])
     cross[0, 2] = cross[4, 2] = -1
-    row[2], row[[0, 4], 2] = torch.tensor([-1, 4, 5, 4, -1.]), 0.5
+    row[2], row[[0, 4], 2] = torch.tensor([-1, 4, 5, 4, -1.0]), 0.5
     row[1, [1, 3]] = row[3, [1, 3]] = -1
     corner[2], corner[[0, 4], 2] = torch.tensor([-1.5, 0, 6, 0, -1.5]), -1.5
     corner[1, [1, 3]] = corner[3, [1, 3]] = 2
-    return torch.stack([cross, row, row.T, corner])[:, None]/8
+    return torch.stack([cross, row, row.T, corner])[:, None] / 8
 
 # %% ../../nbs/light/20_raw.ipynb #39-02-raw
 def demosaic(
-    packed: Float[Tensor, "*batch 4 h w"],  # linear RAW, planes R, G of R's row, G of B's row, B; at least 2x2
+    # linear RAW, planes R, G of R's row, G of B's row, B; at least 2x2
+    packed: Float[Tensor, "*batch 4 h w"],
 ) -> Float[Tensor, "*batch 3 2*h 2*w"]:  # linear camera RGB, same unit
-    "Fill in the missing colours; linear and differentiable. `ValueError` when smaller than 2x2 (Malvar, He and Cutler, ICASSP 2004)."
-    check(min(packed.shape[-2:]) >= 2, f"packed is {tuple(packed.shape)}: the filters need at least 2x2")
+    """Fill in the missing colours; linear and differentiable. `ValueError` when smaller than 2x2 (Malvar, He
+    and Cutler, ICASSP 2004).
+    """
+    if not (min(packed.shape[-2:]) >= 2):
+        raise ValueError(f"packed is {tuple(packed.shape)}: the filters need at least 2x2")
     h, w = packed.shape[-2:]
-    mosaic = unpack(packed).reshape(-1, 1, 2*h, 2*w)
+    mosaic = unpack(packed).reshape(-1, 1, 2 * h, 2 * w)
     filled = F.conv2d(F.pad(mosaic, (2, 2, 2, 2), mode="reflect"), malvar_filters().to(mosaic))
-    same, cross, row, column, corner = F.pixel_unshuffle(torch.cat([mosaic, filled], 1), 2).unflatten(1, (5, 4)).unbind(1)
+    same, cross, row, column, corner = (
+        F.pixel_unshuffle(torch.cat([mosaic, filled], 1), 2).unflatten(1, (5, 4)).unbind(1)
+    )
     at_sites = [(same, row, column, corner), (cross, same, same, cross), (corner, column, row, same)]
     rgb = torch.stack([source[:, i] for sources in at_sites for i, source in enumerate(sources)], 1)
-    return F.pixel_shuffle(rgb, 2).reshape(*packed.shape[:-3], 3, 2*h, 2*w)
+    return F.pixel_shuffle(rgb, 2).reshape(*packed.shape[:-3], 3, 2 * h, 2 * w)
 
 # %% ../../nbs/light/20_raw.ipynb #42-02-raw
 def render(
     rgb: Float[Tensor, "b *batch 3 h w"],  # linear camera RGB
     colour: CameraColour,  # one camera per picture or sequence
 ) -> Float[Tensor, "b *batch 3 h w"]:  # display values in [0, 1]
-    "White balance, colour correction, clipping, gamma compression: the inverse of `unprocess` below its highlights; `ValueError` when the batches differ (Brooks et al., CVPR 2019)."
-    balanced = apply_matrix(torch.diag_embed(1/colour.balance()), rgb).clamp(max=1)
+    """White balance, colour correction, clipping, gamma compression: the inverse of `unprocess` below its
+    highlights; `ValueError` when the batches differ (Brooks et al., CVPR 2019).
+    """
+    balanced = apply_matrix(torch.diag_embed(1 / colour.balance()), rgb).clamp(max=1)
     return linear_to_srgb(apply_matrix(torch.linalg.inv(colour.rgb2cam), balanced).clamp(0, 1))
 
 # %% ../../nbs/light/20_raw.ipynb #43-02-raw
@@ -182,5 +225,7 @@ def develop(
     packed: Float[Tensor, "b *batch 4 h w"],  # linear RAW in [0, 1]
     colour: CameraColour,  # one camera per picture or sequence
 ) -> Float[Tensor, "b *batch 3 2*h 2*w"]:  # display values in [0, 1]
-    "A simple ISP from packed RAW to sRGB, differentiable; `ValueError` when smaller than 2x2 or the batches differ (paper, Sec. 4.1)."
+    """A simple ISP from packed RAW to sRGB, differentiable; `ValueError` when smaller than 2x2 or the batches
+    differ (paper, Sec. 4.1).
+    """
     return render(demosaic(packed), colour)

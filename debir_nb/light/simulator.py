@@ -15,7 +15,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core import BURST_START, FRAME_GAP, FRAME_TIME, PREVIEW_GAP, PREVIEW_TIME, T_MIN, budget, check, check_finite
+from debir_nb.core import (
+    BURST_START,
+    FRAME_GAP,
+    FRAME_TIME,
+    PREVIEW_GAP,
+    PREVIEW_TIME,
+    T_MIN,
+    budget,
+    check_finite,
+)
 from .degradation import add_noise, burst_gains, iso_noise, jitter_noise
 
 # %% ../../nbs/light/50_simulator.ipynb #05-06-simulator
@@ -25,14 +34,20 @@ def timeline(
     frame_gap: float = FRAME_GAP,  # delta, s
 ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]:  # start and stop of every frame, s
     "Start and stop times of the frames of a burst, differentiable in `exposures` (paper, Eq. 4)."
-    stop = burst_start + exposures.cumsum(1) + frame_gap*torch.arange(exposures.shape[1], dtype=exposures.dtype, device=exposures.device)
+    stop = (
+        burst_start
+        + exposures.cumsum(1)
+        + frame_gap * torch.arange(exposures.shape[1], dtype=exposures.dtype, device=exposures.device)
+    )
     return stop - exposures, stop
 
 # %% ../../nbs/light/50_simulator.ipynb #13-06-simulator
 def cumulative(
     radiance: Float[Tensor, "b t c h w"],  # S, linear, one entry per tick
 ) -> Float[Tensor, "b t1 c h w"]:  # C at the ticks 0..t, in radiance times ticks; t1 = t + 1
-    "Running sum of radiance over time, starting at 0 (the C in Eq. 7, mended). `ValueError` on NaN or infinity."
+    """Running sum of radiance over time, starting at 0 (the C in Eq. 7, mended). `ValueError` on NaN or
+    infinity.
+    """
     check_finite("radiance", radiance)
     return torch.nn.functional.pad(radiance.cumsum(1), (0, 0, 0, 0, 0, 0, 1, 0))
 
@@ -43,13 +58,16 @@ def weighted_planes(
     weight: Float[Tensor, "b n m"],  # their weights
 ) -> Float[Tensor, "b n c h w"]:  # the sums over m
     "Weighted sums of planes of a table, each read once; differentiable in `weight` (Eq. 7, mended)."
-    out = torch.nn.functional.embedding_bag(rows.flatten(0, 1), table.flatten(1), mode="sum", per_sample_weights=weight.flatten(0, 1).to(table))
+    out = torch.nn.functional.embedding_bag(
+        rows.flatten(0, 1), table.flatten(1), mode="sum", per_sample_weights=weight.flatten(0, 1).to(table)
+    )
     return out.view(*rows.shape[:2], *table.shape[1:])
 
 # %% ../../nbs/light/50_simulator.ipynb #18-06-simulator
 @runtime_checkable
 class Light(Protocol):
     "The light of a batch of scenes, ready to be exposed."
+
     frame_exposure: Float[Tensor, "b"]  # light held by each radiance frame, s; FRAME_TIME if instantaneous
     n_ticks: int  # radiance frames
 
@@ -67,7 +85,9 @@ class Light(Protocol):
     ) -> Float[Tensor, "b n c h w"]:  # sums over m of weight times C(k), in units of both
         "Weighted sums of what `sums` gives; differentiable in `weight`."
         planes = self.sums(k.flatten(1))
-        return weighted_planes(planes.flatten(0, 1), torch.arange(k.numel(), device=k.device).view(k.shape), weight)
+        return weighted_planes(
+            planes.flatten(0, 1), torch.arange(k.numel(), device=k.device).view(k.shape), weight
+        )
 
     def to(
         self,
@@ -80,6 +100,7 @@ class Light(Protocol):
 @dataclass(frozen=True)
 class LightInMemory(Light):
     "The running sum of radiance as a tensor, and how much light each radiance frame already holds."
+
     cumulative: Float[Tensor, "b t1 c h w"]  # C at the ticks 0..t, in radiance times ticks; t1 = t + 1
     frame_exposure: Float[Tensor, "b"]  # light held by each radiance frame, s; FRAME_TIME if instantaneous
 
@@ -101,7 +122,7 @@ class LightInMemory(Light):
         weight: Float[Tensor, "b n m"],  # of the running sum at these ticks
     ) -> Float[Tensor, "b n c h w"]:  # sums over m of weight times C(k), in units of both
         "See `Light`; nothing is copied."
-        first = self.cumulative.shape[1]*torch.arange(len(k), device=k.device)[:, None, None]
+        first = self.cumulative.shape[1] * torch.arange(len(k), device=k.device)[:, None, None]
         return weighted_planes(self.cumulative.flatten(0, 1), first + k, weight)
 
     def to(
@@ -117,12 +138,14 @@ def chord(
     first: Float[Tensor, "b n"],  # ticks
     last: Float[Tensor, "b n"],  # ticks, after `first`
 ) -> Float[Tensor, "b n c h w"]:  # (C(last) - C(first))/(last - first), linear
-    "Slope of the chord of C, a straight line between ticks because radiance is piecewise constant; differentiable in both times."
+    """Slope of the chord of C, a straight line between ticks because radiance is piecewise constant;
+    differentiable in both times.
+    """
     ends = torch.stack([first, last], -1)
     k = ends.detach().floor().long().clamp(0, light.n_ticks - 1)
-    high = (ends - k)*ends.new_tensor([-1, 1])
+    high = (ends - k) * ends.new_tensor([-1, 1])
     low = ends.new_tensor([-1, 1]) - high
-    return light.weigh(torch.cat([k, k + 1], -1), torch.cat([low, high], -1)/(last - first)[..., None])
+    return light.weigh(torch.cat([k, k + 1], -1), torch.cat([low, high], -1) / (last - first)[..., None])
 
 # %% ../../nbs/light/50_simulator.ipynb #23-06-simulator
 def collect(
@@ -140,44 +163,71 @@ def mean_radiance(
 ) -> Float[Tensor, "b n c h w"]:  # S_{s,e}, linear
     """Mean radiance over exposures, differentiable in `start` and `stop` (paper, Eq. 7, mended).
     `ValueError` when an exposure is not longer than the footage's own blur, or ends after the sequence."""
-    first, last = start/FRAME_TIME, (stop - light.frame_exposure[:, None])/FRAME_TIME + 1
-    check(bool((last > first).all()), f"an exposure of {(stop - start).min()*1e3:.3f} ms cannot be made of footage whose frames hold up to {light.frame_exposure.max()*1e3:.3f} ms of light: expose longer or film faster")
+    first, last = start / FRAME_TIME, (stop - light.frame_exposure[:, None]) / FRAME_TIME + 1
+    if not (last > first).all():
+        raise ValueError(
+            f"an exposure of {(stop - start).min() * 1e3:.3f} ms cannot be made of footage whose frames hold"
+            f" up to {light.frame_exposure.max() * 1e3:.3f} ms of light: expose longer or film faster"
+        )
     end, have = last.max().item(), light.n_ticks
-    check(first.min().item() > -1e-3 and end < have + 1e-3, f"radiance has {have} frames, the exposures span ticks {first.min():.1f} to {end:.1f}: use a longer sequence or shorter exposures")
+    if not (first.min().item() > -1e-3 and end < have + 1e-3):
+        raise ValueError(
+            f"radiance has {have} frames, the exposures span ticks {first.min():.1f} to {end:.1f}: use a"
+            " longer sequence or shorter exposures"
+        )
     return chord(light, first, last)
 
 # %% ../../nbs/light/50_simulator.ipynb #34-06-simulator
 @dataclass(frozen=True)
 class Burst:
-    "A burst as the camera delivers it: packed RAW frames and what the camera knows of their noise (paper, Eqs. 5 and 8)."
+    """A burst as the camera delivers it: packed RAW frames and what the camera knows of their noise (paper,
+    Eqs. 5 and 8).
+    """
+
     frames: Float[Tensor, "b n c h w"]  # I_1..I_n, linear RAW in [0, 1]
-    noise_std: Float[Tensor, "b n"]  # standard deviation of the noise at the frame's mean brightness, linear RAW
+    # standard deviation of the noise at the frame's mean brightness, linear RAW
+    noise_std: Float[Tensor, "b n"]
 
 # %% ../../nbs/light/50_simulator.ipynb #36-06-simulator
 def check_exposures(
     exposures: Float[Tensor, "b n"],  # t_i, s
 ) -> None:
-    "`ValueError` unless all exposures are finite, at least t_min and sum to at most t_u = `budget(n)` (paper, Eq. 3)."
+    """`ValueError` unless all exposures are finite, at least t_min and sum to at most t_u = `budget(n)`
+    (paper, Eq. 3).
+    """
     check_finite("exposures", exposures)
     t_u, shortest, longest = budget(exposures.shape[1]), exposures.min().item(), exposures.sum(1).max().item()
-    check(shortest >= T_MIN*(1 - 1e-4), f"exposures holds {shortest*1920:.3f} ticks, below t_min = {T_MIN*1920:g} ticks: raise it")
-    check(longest <= t_u*(1 + 1e-4), f"exposures sum to {longest*1920:.2f} ticks, over the budget t_u = {t_u*1920:g} ticks: shorten them")
+    if not (shortest >= T_MIN * (1 - 1e-4)):
+        raise ValueError(
+            f"exposures holds {shortest * 1920:.3f} ticks, below t_min = {T_MIN * 1920:g} ticks: raise it"
+        )
+    if not (longest <= t_u * (1 + 1e-4)):
+        raise ValueError(
+            f"exposures sum to {longest * 1920:.2f} ticks, over the budget t_u = {t_u * 1920:g} ticks:"
+            " shorten them"
+        )
 
 # %% ../../nbs/light/50_simulator.ipynb #38-06-simulator
 @dataclass(frozen=True)
 class Simulator:
-    """The differentiable burst simulator (paper, Sec. 4.3): no learnable parameters, exact gradients in every exposure time.
-    It works on the `Light` of packed RAW radiance (b t 4 h w), or of any other linear signal."""
+    """The differentiable burst simulator (paper, Sec. 4.3): no learnable parameters, exact gradients in every
+    exposure time.
+    It works on the `Light` of packed RAW radiance (b t 4 h w), or of any other linear signal.
+    """
+
     noise: Callable = iso_noise  # gain -> (shot, read), in output units
     jitter: bool = False  # training: each frame's noise parameters scatter around the model
-    mean: Callable = mean_radiance  # (light, start, stop) -> mean radiance; see `light/55_straight_through` for another
+    # (light, start, stop) -> mean radiance; see `light/55_straight_through` for another
+    mean: Callable = mean_radiance
 
     def ticks(
         self,
         n_frames: int,  # frames in the burst
     ) -> int:  # radiance frames
-        "Length of a radiance sequence that holds the previews and every burst within the budget (paper, Eqs. 4, 9, 10)."
-        return round((BURST_START + budget(n_frames) + (n_frames - 1)*FRAME_GAP)/FRAME_TIME)
+        """Length of a radiance sequence that holds the previews and every burst within the budget (paper,
+        Eqs. 4, 9, 10).
+        """
+        return round((BURST_START + budget(n_frames) + (n_frames - 1) * FRAME_GAP) / FRAME_TIME)
 
     def expose(
         self,
@@ -191,8 +241,9 @@ class Simulator:
         shot, read = self.noise(gains)
         true_shot, true_read = jitter_noise(shot, read, generator) if self.jitter else (shot, read)
         noisy = add_noise(self.mean(light, start, stop), true_shot, true_read, generator)
-        frames = torch.nn.functional.hardtanh(noisy, 0, 1)  # clamp(0, 1), whose gradient takes one pass over memory instead of four
-        return Burst(frames, (read + shot*frames.mean((2, 3, 4))).sqrt())
+        # clamp(0, 1), whose gradient takes one pass over memory instead of four
+        frames = torch.nn.functional.hardtanh(noisy, 0, 1)
+        return Burst(frames, (read + shot * frames.mean((2, 3, 4))).sqrt())
 
     def burst(
         self,
@@ -201,7 +252,9 @@ class Simulator:
         preview_gain: Float[Tensor, "b"],  # g_p, 1
         generator: torch.Generator,  # source of Z
     ) -> Burst:  # n noisy frames of equal brightness
-        "The burst taken with these exposure times (paper, Eqs. 4-6). `ValueError` on exposures no camera could take."
+        """The burst taken with these exposure times (paper, Eqs. 4-6). `ValueError` on exposures no camera
+        could take.
+        """
         check_exposures(exposures)
         return self.expose(light, *timeline(exposures), burst_gains(exposures, preview_gain), generator)
 
@@ -212,8 +265,14 @@ class Simulator:
         generator: torch.Generator,  # source of Z
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:  # I'_p and I_p
         "The two previews before the burst, the earlier one first (paper, Eqs. 9, 10)."
-        stop = BURST_START - FRAME_GAP - light.frame_exposure.new_tensor([PREVIEW_TIME + PREVIEW_GAP, 0]).expand(len(preview_gain), 2)
-        taken = self.expose(light, stop - PREVIEW_TIME, stop, preview_gain[:, None].expand_as(stop), generator)
+        stop = (
+            BURST_START
+            - FRAME_GAP
+            - light.frame_exposure.new_tensor([PREVIEW_TIME + PREVIEW_GAP, 0]).expand(len(preview_gain), 2)
+        )
+        taken = self.expose(
+            light, stop - PREVIEW_TIME, stop, preview_gain[:, None].expand_as(stop), generator
+        )
         return taken.frames[:, 0], taken.frames[:, 1]
 
     def target(
@@ -221,7 +280,12 @@ class Simulator:
         light: Light,  # the scenes, linear
     ) -> Float[Tensor, "b c h w"]:  # I_gt, linear
         "The ground truth: the radiance frame at t^0, the first of the first exposure (paper, Sec. 4.3)."
-        k = round(BURST_START/FRAME_TIME)
-        check(light.n_ticks > k, f"radiance has {light.n_ticks} frames, the burst starts at frame {k}: use a longer sequence")
-        before, after = light.sums(torch.tensor([k, k + 1], device=light.frame_exposure.device).expand(len(light.frame_exposure), 2)).unbind(1)
+        k = round(BURST_START / FRAME_TIME)
+        if not (light.n_ticks > k):
+            raise ValueError(
+                f"radiance has {light.n_ticks} frames, the burst starts at frame {k}: use a longer sequence"
+            )
+        before, after = light.sums(
+            torch.tensor([k, k + 1], device=light.frame_exposure.device).expand(len(light.frame_exposure), 2)
+        ).unbind(1)
         return after - before

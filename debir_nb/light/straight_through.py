@@ -9,7 +9,7 @@ __all__ = ['straight_through_mean', 'simulator_with']
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import FRAME_TIME, check
+from ..core import FRAME_TIME
 from .simulator import Light, Simulator, mean_radiance
 
 # %% ../../nbs/light/55_straight_through.ipynb #09-06a-straight-through
@@ -18,14 +18,21 @@ def straight_through_mean(
     start: Float[Tensor, "b n"],  # t^s, s
     stop: Float[Tensor, "b n"],  # t^e, s
 ) -> Float[Tensor, "b n c h w"]:  # S_{s,e}, linear; the value is exact, its gradient is not
-    "As `mean_radiance`, with the gradient of the published code, whose rounding is the identity backwards. `ValueError` as there."
-    span = ((stop - start - light.frame_exposure[:, None])/FRAME_TIME + 1)[..., None, None, None]
-    return (mean_radiance(light, start, stop)*span).detach()/span
+    """As `mean_radiance`, with the gradient of the published code, whose rounding is the identity backwards.
+    `ValueError` as there.
+    """
+    span = ((stop - start - light.frame_exposure[:, None]) / FRAME_TIME + 1)[..., None, None, None]
+    return (mean_radiance(light, start, stop) * span).detach() / span
 
 # %% ../../nbs/light/55_straight_through.ipynb #11-17b-experiments
 def simulator_with(
     gradient: str,  # exact or straight_through
 ) -> Simulator:  # for training, with jitter
-    "The training simulator with one of two gradients; its bursts are the same. `ValueError` for another word."
-    check(gradient in ("exact", "straight_through"), f"gradient is {gradient!r}: choose exact or straight_through")
-    return Simulator(jitter=True) if gradient == "exact" else Simulator(jitter=True, mean=straight_through_mean)
+    """The training simulator with one of two gradients; its bursts are the same. `ValueError` for another
+    word.
+    """
+    if gradient not in ("exact", "straight_through"):
+        raise ValueError(f"gradient is {gradient!r}: choose exact or straight_through")
+    return (
+        Simulator(jitter=True) if gradient == "exact" else Simulator(jitter=True, mean=straight_through_mean)
+    )

@@ -19,26 +19,44 @@ def main(
     argv: list[str] | None = None,  # command line; that of the process by default
 ) -> None:
     "The command line: `run STAGE [NAME=VALUE ...]`, `repro`, `set KEY=VALUE ...`, `results`, `readme`."
-    parser = argparse.ArgumentParser("python -m debir_nb.pipeline", description="Run stages of the pipeline and change its parameters.",
-        epilog="examples: `run pretrain` executes nbs/stages/20_pretrain.ipynb with the parameters of params.yaml; `set scale=smoke scenes.footage=../clips` changes that file; `results` prints the table.")
+    parser = argparse.ArgumentParser(
+        "python -m debir_nb.pipeline",
+        description="Run stages of the pipeline and change its parameters.",
+        epilog=(
+            "examples: `run pretrain` executes nbs/stages/20_pretrain.ipynb with the parameters of"
+            " params.yaml; `set scale=smoke scenes.footage=../clips` changes that file; `results` prints the"
+            " table."
+        ),
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="execute one stage notebook (dvc repro calls this)")
     run.add_argument("stage", help="name of the stage, such as pretrain")
     run.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="parameters of this run only")
     repro_all = commands.add_parser("repro", help="what dvc repro does, several stages at a time")
-    repro_all.add_argument("targets", nargs="*", metavar="STAGE", help="such as tables or evaluate@uniform; without any, all")
+    repro_all.add_argument(
+        "targets", nargs="*", metavar="STAGE", help="such as tables or evaluate@uniform; without any, all"
+    )
     repro_all.add_argument("--jobs", type=int, default=2, help="stages at a time, which share the cores [2]")
-    commands.add_parser("set", help="change params.yaml, keeping its comments").add_argument("changes", nargs="+", metavar="KEY=VALUE", help="such as scale=smoke")
+    commands.add_parser("set", help="change params.yaml, keeping its comments").add_argument(
+        "changes", nargs="+", metavar="KEY=VALUE", help="such as scale=smoke"
+    )
     commands.add_parser("results", help="print the results table and the files to open")
     commands.add_parser("readme", help="put the figures of results/ into README.md, for a release")
     args = parser.parse_args(argv)
     try:
-        if args.command == "run": run_stage(args.stage, parse_changes(args.overrides))
-        if args.command == "repro": repro(args.targets, args.jobs, root())
-        if args.command == "set": set_params(root()/"params.yaml", args.changes)
-        if args.command == "results": print_results(root())
-        if args.command == "readme": write_readme(root())
-    except (ValueError, FileNotFoundError) as error: raise SystemExit(f"error: {error}") from None
+        if args.command == "run":
+            run_stage(args.stage, parse_changes(args.overrides))
+        if args.command == "repro":
+            repro(args.targets, args.jobs, root())
+        if args.command == "set":
+            set_params(root() / "params.yaml", args.changes)
+        if args.command == "results":
+            print_results(root())
+        if args.command == "readme":
+            write_readme(root())
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
 
 # %% ../../nbs/pipeline/90_main.ipynb #30-18-pipeline
-if __name__ == "__main__" and "__file__" in globals(): main()  # a script has a file, a notebook has none
+if __name__ == "__main__" and "__file__" in globals():
+    main()  # a script has a file, a notebook has none

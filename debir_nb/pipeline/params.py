@@ -8,7 +8,6 @@ __all__ = ['SCALES', 'at_scale', 'sections', 'referred', 'stage_parameters', 're
 # %% ../../nbs/pipeline/10_params.ipynb #02-pipeline-10-params
 from pathlib import Path
 
-from ..core import check
 from ..disk import atomic
 
 # %% ../../nbs/pipeline/10_params.ipynb #05-18-pipeline
@@ -20,9 +19,12 @@ def at_scale(
     scale: str,  # one of SCALES
 ):  # the scalar
     "The value of a parameter at a scale. `ValueError` when the scale is unknown or the mapping lacks it."
-    check(scale in SCALES, f"scale is {scale!r}: choose one of {', '.join(SCALES)}")
-    if not isinstance(value, dict): return value
-    check(scale in value, f"a parameter has the values {value}, none for the scale {scale!r}: add one")
+    if scale not in SCALES:
+        raise ValueError(f"scale is {scale!r}: choose one of {', '.join(SCALES)}")
+    if not isinstance(value, dict):
+        return value
+    if scale not in value:
+        raise ValueError(f"a parameter has the values {value}, none for the scale {scale!r}: add one")
     return value[scale]
 
 # %% ../../nbs/pipeline/10_params.ipynb #07-18-pipeline
@@ -30,8 +32,12 @@ def sections(
     params: dict,  # the content of params.yaml
 ) -> dict[str, dict]:  # stage -> its parameters
     "The stages of `params.yaml`: those of the core, then those of the experiments."
-    core = {name: section for name, section in params.items() if name not in ("scale", "model", "experiments")}
-    return core | {name: section for name, section in params.get("experiments", {}).items() if name != "budgets"}
+    core = {
+        name: section for name, section in params.items() if name not in ("scale", "model", "experiments")
+    }
+    return core | {
+        name: section for name, section in params.get("experiments", {}).items() if name != "budgets"
+    }
 
 # %% ../../nbs/pipeline/10_params.ipynb #09-18-pipeline
 def referred(
@@ -43,7 +49,10 @@ def referred(
     for name in names.split("+"):
         found = params
         for part in name.split("."):
-            check(isinstance(found, dict) and part in found, f"{name} is neither a number nor a parameter of params.yaml: look there for the names")
+            if not (isinstance(found, dict) and part in found):
+                raise ValueError(
+                    f"{name} is neither a number nor a parameter of params.yaml: look there for the names"
+                )
             found = found[part]
         total += at_scale(found, params["scale"])
     return total
@@ -56,13 +65,27 @@ def stage_parameters(
     named: set[str] = frozenset(),  # those of them that are text
     overrides: dict | None = None,  # parameters of this run only
 ) -> dict:  # flat: name -> scalar
-    "What a stage notebook is given: its own section, what this run overrides and, where it asks for them, the shared sizes in `model`. `ValueError` when section and notebook disagree."
+    """What a stage notebook is given: its own section, what this run overrides and, where it asks for them,
+    the shared sizes in `model`. `ValueError` when section and notebook disagree.
+    """
     known = sections(params)
-    check(stage in known, f"stage is {stage!r}: params.yaml has {', '.join(known)}")
+    if stage not in known:
+        raise ValueError(f"stage is {stage!r}: params.yaml has {', '.join(known)}")
     shared = {name: value for name, value in params["model"].items() if name in wanted}
-    given = shared | known[stage] | {name: referred(params, value) if isinstance(value, str) and name not in named else value for name, value in (overrides or {}).items()}
+    given = (
+        shared
+        | known[stage]
+        | {
+            name: referred(params, value) if isinstance(value, str) and name not in named else value
+            for name, value in (overrides or {}).items()
+        }
+    )
     odd = (given.keys() ^ wanted) - (named - given.keys())
-    check(not odd, f"params.yaml and the notebook of stage {stage!r} differ in {', '.join(sorted(odd))}: name each parameter in both")
+    if odd:
+        raise ValueError(
+            f"params.yaml and the notebook of stage {stage!r} differ in {', '.join(sorted(odd))}: name each"
+            " parameter in both"
+        )
     return {name: at_scale(value, params["scale"]) for name, value in given.items()}
 
 # %% ../../nbs/pipeline/10_params.ipynb #14-18-pipeline
@@ -71,9 +94,12 @@ def read_params(
 ):  # its content, a mapping that remembers its comments
     "Read parameters. `ValueError` when the file or its scale is missing."
     from ruamel.yaml import YAML
-    check(path.exists(), f"{path} does not exist: run inside the project")
+
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: run inside the project")
     params = YAML().load(path)
-    check("scale" in params, f"{path} has no key scale: add one of {', '.join(SCALES)}")
+    if "scale" not in params:
+        raise ValueError(f"{path} has no key scale: add one of {', '.join(SCALES)}")
     return params
 
 # %% ../../nbs/pipeline/10_params.ipynb #15-18-pipeline
@@ -82,24 +108,39 @@ def parse_changes(
 ) -> dict:  # name -> value
     "What the command line asks for. `ValueError` when a change has no =."
     from ruamel.yaml import YAML
-    for change in changes: check("=" in change, f"{change!r} is no change: write NAME=VALUE")
-    return {name: YAML(typ="safe").load(text) for name, _, text in (change.partition("=") for change in changes)}
+
+    for change in changes:
+        if "=" not in change:
+            raise ValueError(f"{change!r} is no change: write NAME=VALUE")
+    return {
+        name: YAML(typ="safe").load(text) for name, _, text in (change.partition("=") for change in changes)
+    }
 
 # %% ../../nbs/pipeline/10_params.ipynb #16-18-pipeline
 def set_params(
     path: Path,  # params.yaml
     changes: list[str],  # such as scale=smoke or scenes.footage=clips
 ) -> None:
-    "Change existing parameters in place. `ValueError` on an unknown key, an unknown scale, or a footage folder that does not exist."
+    """Change existing parameters in place. `ValueError` on an unknown key, an unknown scale, or a footage
+    folder that does not exist.
+    """
     from ruamel.yaml import YAML
+
     params = read_params(path)
     for key, value in parse_changes(changes).items():
         *parents, name = key.split(".")
         section = params
-        for parent in parents: section = section.get(parent, {})
-        check(name in section, f"{key} is no parameter of {path.name}: look there for the names")
+        for parent in parents:
+            section = section.get(parent, {})
+        if name not in section:
+            raise ValueError(f"{key} is no parameter of {path.name}: look there for the names")
         section[name] = value
     at_scale(None, params["scale"])
     footage = Path(params["scenes"]["footage"])
-    check((path.parent/footage).is_dir(), f"scenes.footage is {str(footage)!r}, which is not a folder: give the folder that holds your clips")
-    with atomic(path) as tmp: YAML().dump(params, tmp)
+    if not (path.parent / footage).is_dir():
+        raise ValueError(
+            f"scenes.footage is {str(footage)!r}, which is not a folder: give the folder that holds your"
+            " clips"
+        )
+    with atomic(path) as tmp:
+        YAML().dump(params, tmp)

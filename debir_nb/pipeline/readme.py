@@ -9,7 +9,6 @@ __all__ = ['MARKS', 'print_results', 'decibels', 'core_rows', 'experiment_rows',
 import json
 from pathlib import Path
 
-from ..core import check
 from ..disk import atomic
 from ..scoring.verdicts import verdict
 
@@ -18,12 +17,16 @@ def print_results(
     folder: Path,  # the project's root
 ) -> None:
     "Print the results table and say which files to open. `ValueError` when the pipeline has not been run."
-    table = folder/"results"/"table.md"
-    check(table.exists(), f"{table} does not exist: run the pipeline first, with `make run` or `dvc repro`")
+    table = folder / "results" / "table.md"
+    if not table.exists():
+        raise ValueError(f"{table} does not exist: run the pipeline first, with `make run` or `dvc repro`")
     print(table.read_text())
-    if (folder/"reports"/"results/20_tables.ipynb").exists(): print((folder/"results"/"tables.md").read_text())  # without that report they are those of the release, not of this run
+    if (folder / "reports" / "results/20_tables.ipynb").exists():
+        # without that report they are those of the release, not of this run
+        print((folder / "results" / "tables.md").read_text())
     print("Open these for the story, the pictures and the numbers:")
-    for report in sorted((folder/"reports").glob("*.ipynb")): print(f"  {report.relative_to(folder)}")
+    for report in sorted((folder / "reports").glob("*.ipynb")):
+        print(f"  {report.relative_to(folder)}")
 
 # %% ../../nbs/pipeline/40_readme.ipynb #25a-18-pipeline
 def decibels(
@@ -37,18 +40,57 @@ def core_rows(
     metrics: dict,  # results/metrics.json
 ) -> list[str]:  # lines of Markdown
     "What the core found, as the head and the first rows of the README's table."
-    def held(claim): return "reproduced" if metrics["claims"][claim] else "not reproduced"
+
+    def held(claim):
+        return "reproduced" if metrics["claims"][claim] else "not reproduced"
+
     b, fusion = metrics["behaviour"], metrics["fusion"]
     versus = {name: each["psnr"] for name, each in metrics["differences"].items()}
-    bursts = {"random": "with random exposures, as in training,", "bracket": "with the bracket", "equal": "with four equal exposures"}
-    fused = "; ".join(f"{words} {decibels(fusion[f'{name}, static'])} at rest and {decibels(fusion[f'{name}, moving'])} moving" for name, words in bursts.items())
-    return [f"Brackets hold 95 % intervals over {metrics['scenes']} test scenes from {metrics['sources']} unseen photographs.", "", "| claim of the paper | state | where |", "|---|---|---|",
-            f"| Fig. 3: $t_1$ falls with motion | {held('t1 falls with motion')}: rank correlation {b['t1_against_motion']:+.2f} | `nbs/results/10_results.ipynb` |",
-            f"| Fig. 3: $t_1$ rises with gain | {held('t1 rises with gain')}: {b['t1_rise_with_gain']:+.1f} ticks from the lowest to the highest | `nbs/results/10_results.ipynb` |",
-            f"| Fig. 3: $t_2$ moves against $t_1$ | {held('t2 moves against t1')}: rank correlation {b['t2_against_t1']:+.2f}; of their shares of the exposed time {b['t2_share_against_t1']:+.2f} | `nbs/results/10_results.ipynb` |",
-            f"| Table 1: DEBIR against exposure bracketing (+0.28 dB) | {verdict(versus['bracket'])}: {decibels(versus['bracket'])} | `nbs/results/10_results.ipynb` |",
-            f"| beyond the paper: DEBIR against the best fixed exposures | {verdict(versus['best fixed'])}: {decibels(versus['best fixed'])} | `nbs/stages/60_search_fixed.ipynb`, `nbs/results/10_results.ipynb` |",
-            f"| the restoration network fuses its frames: gain over frame 1 repeated | {fused} | `nbs/stages/20_pretrain.ipynb` |"]
+    bursts = {
+        "random": "with random exposures, as in training,",
+        "bracket": "with the bracket",
+        "equal": "with four equal exposures",
+    }
+    fused = "; ".join(
+        f"{words} {decibels(fusion[f'{name}, static'])} at rest and {decibels(fusion[f'{name}, moving'])}"
+        " moving"
+        for name, words in bursts.items()
+    )
+    return [
+        (
+            f"Brackets hold 95 % intervals over {metrics['scenes']} test scenes from {metrics['sources']}"
+            " unseen photographs."
+        ),
+        "",
+        "| claim of the paper | state | where |",
+        "|---|---|---|",
+        (
+            f"| Fig. 3: $t_1$ falls with motion | {held('t1 falls with motion')}: rank correlation"
+            f" {b['t1_against_motion']:+.2f} | `nbs/results/10_results.ipynb` |"
+        ),
+        (
+            f"| Fig. 3: $t_1$ rises with gain | {held('t1 rises with gain')}: {b['t1_rise_with_gain']:+.1f}"
+            " ticks from the lowest to the highest | `nbs/results/10_results.ipynb` |"
+        ),
+        (
+            f"| Fig. 3: $t_2$ moves against $t_1$ | {held('t2 moves against t1')}: rank correlation"
+            f" {b['t2_against_t1']:+.2f}; of their shares of the exposed time {b['t2_share_against_t1']:+.2f}"
+            " | `nbs/results/10_results.ipynb` |"
+        ),
+        (
+            f"| Table 1: DEBIR against exposure bracketing (+0.28 dB) | {verdict(versus['bracket'])}:"
+            f" {decibels(versus['bracket'])} | `nbs/results/10_results.ipynb` |"
+        ),
+        (
+            f"| beyond the paper: DEBIR against the best fixed exposures | {verdict(versus['best fixed'])}:"
+            f" {decibels(versus['best fixed'])} | `nbs/stages/60_search_fixed.ipynb`,"
+            " `nbs/results/10_results.ipynb` |"
+        ),
+        (
+            f"| the restoration network fuses its frames: gain over frame 1 repeated | {fused} |"
+            " `nbs/stages/20_pretrain.ipynb` |"
+        ),
+    ]
 
 # %% ../../nbs/pipeline/40_readme.ipynb #26a-18-pipeline
 def experiment_rows(
@@ -58,32 +100,60 @@ def experiment_rows(
 ) -> list[str]:  # lines of Markdown
     "What the experiments found, as further rows of that table."
     closed = oracle["groups"]["all"]
-    def each(found): return "; ".join(f"{label} {decibels(d) if d else 'not run'}" for label, d in found.items())
-    claims = [f"| {one['claim']} | {one['state']}: {each(one['differences'])} | `nbs/results/20_tables.ipynb` |" for one in tables["claims"]]
-    share = f"| beyond the paper: the share of the way from bracketing to the best possible exposures that BAENet goes | {closed['closed']:.0%} [{closed['low']:.0%}, {closed['high']:.0%}] of {closed['oracle - bracket']:+.2f} dB, {closed['scenes']} scenes | `nbs/results/30_oracle.ipynb` |"
-    answers = [f"| beyond the paper: {question} | {one['answer']}: {decibels(one['difference'])} | `nbs/results/40_gradient.ipynb` |" for question, one in gradient["answers"].items()]
+
+    def each(found):
+        return "; ".join(f"{label} {decibels(d) if d else 'not run'}" for label, d in found.items())
+
+    claims = [
+        f"| {one['claim']} | {one['state']}: {each(one['differences'])} | `nbs/results/20_tables.ipynb` |"
+        for one in tables["claims"]
+    ]
+    share = (
+        "| beyond the paper: the share of the way from bracketing to the best possible exposures that BAENet"
+        f" goes | {closed['closed']:.0%} [{closed['low']:.0%}, {closed['high']:.0%}] of"
+        f" {closed['oracle - bracket']:+.2f} dB, {closed['scenes']} scenes | `nbs/results/30_oracle.ipynb` |"
+    )
+    answers = [
+        f"| beyond the paper: {question} | {one['answer']}: {decibels(one['difference'])} |"
+        " `nbs/results/40_gradient.ipynb` |"
+        for question, one in gradient["answers"].items()
+    ]
     return [*claims, share, *answers]
 
 # %% ../../nbs/pipeline/40_readme.ipynb #26b-18-pipeline
 def readme_rows(
     folder: Path,  # the project's results/
 ) -> list[str]:  # lines of Markdown
-    "The README's figures of the released run; those of the experiments once all three of their files are there. `ValueError` without those of the core."
-    metrics, *experiments = (folder/f"{name}.json" for name in ("metrics", "tables", "oracle", "gradient"))
-    check(metrics.exists(), f"{metrics} does not exist: run the pipeline first, with `make run` or `dvc repro`")
+    """The README's figures of the released run; those of the experiments once all three of their files are
+    there. `ValueError` without those of the core.
+    """
+    metrics, *experiments = (folder / f"{name}.json" for name in ("metrics", "tables", "oracle", "gradient"))
+    if not metrics.exists():
+        raise ValueError(f"{metrics} does not exist: run the pipeline first, with `make run` or `dvc repro`")
     rows = core_rows(json.loads(metrics.read_text()))
-    return rows + experiment_rows(*(json.loads(path.read_text()) for path in experiments)) if all(path.exists() for path in experiments) else rows
+    return (
+        rows + experiment_rows(*(json.loads(path.read_text()) for path in experiments))
+        if all(path.exists() for path in experiments)
+        else rows
+    )
 
 # %% ../../nbs/pipeline/40_readme.ipynb #27-18-pipeline
-MARKS = "<!-- figures of the released run: python -m debir_nb.pipeline readme -->", "<!-- end of these figures -->"  # around what is generated
+MARKS = (
+    "<!-- figures of the released run: python -m debir_nb.pipeline readme -->",
+    "<!-- end of these figures -->",
+)  # around what is generated
 
 # %% ../../nbs/pipeline/40_readme.ipynb #28-18-pipeline
 def write_readme(
     folder: Path,  # the project's root
 ) -> None:
-    "Put the figures of results/ into README.md. `ValueError` when there are none, or the README has no place for them."
-    readme, rows = folder/"README.md", readme_rows(folder/"results")
+    """Put the figures of results/ into README.md. `ValueError` when there are none, or the README has no
+    place for them.
+    """
+    readme, rows = folder / "README.md", readme_rows(folder / "results")
     text = readme.read_text(encoding="utf-8")
-    check(all(text.count(mark) == 1 for mark in MARKS), f"{readme} must hold each of these lines once: {' and '.join(MARKS)}")
+    if not all(text.count(mark) == 1 for mark in MARKS):
+        raise ValueError(f"{readme} must hold each of these lines once: {' and '.join(MARKS)}")
     before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
-    with atomic(readme) as tmp: tmp.write_text(before + "\n".join([MARKS[0], *rows, MARKS[1]]) + after, encoding="utf-8")
+    with atomic(readme) as tmp:
+        tmp.write_text(before + "\n".join([MARKS[0], *rows, MARKS[1]]) + after, encoding="utf-8")

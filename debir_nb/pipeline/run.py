@@ -6,19 +6,23 @@
 __all__ = ['FRIENDLY', 'report_name', 'stage_notebook', 'run_stage']
 
 # %% ../../nbs/pipeline/20_run.ipynb #02-18-pipeline
-import ast, os, sys
+import ast
+import os
+import sys
 from pathlib import Path
 
 import torch
 
-from ..core import check
 from ..disk import rank, root
 from .params import read_params, stage_parameters
 
 # %% ../../nbs/pipeline/20_run.ipynb #19-18-pipeline
 FRIENDLY = {  # settings that a process can only be given at its start
-    "GOMP_SPINCOUNT": "1000",  # threads that wait by spinning for long slow a shared machine several times over
-    "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32),  # keep large tensors' memory instead of giving it back at every step
+    # threads that wait by spinning for long slow a shared machine several times over
+    "GOMP_SPINCOUNT": "1000",
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    # keep large tensors' memory instead of giving it back at every step
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
     "MALLOC_ARENA_MAX": "1",  # that of threads as well: an arena of their own would give it back
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # large pages for large tensors: 5 to 8 % of a training step
 }
@@ -37,8 +41,17 @@ def stage_notebook(
     stage: str,  # name of a notebook in stages/ or results/, without its number
 ) -> Path:  # the notebook
     "Where the notebook of a stage is. `ValueError` when there is none."
-    found = [path for wing in ("stages", "results", "yours") for path in root().glob(f"nbs/{wing}/*.ipynb") if path.stem.partition("_")[2] == stage]
-    check(len(found) == 1, f"stage is {stage!r}: {'several notebooks are' if found else 'there is no notebook'} called NN_{stage}.ipynb in nbs/stages, nbs/results or nbs/yours")
+    found = [
+        path
+        for wing in ("stages", "results", "yours")
+        for path in root().glob(f"nbs/{wing}/*.ipynb")
+        if path.stem.partition("_")[2] == stage
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"stage is {stage!r}: {'several notebooks are' if found else 'there is no notebook'} called"
+            f" NN_{stage}.ipynb in nbs/stages, nbs/results or nbs/yours"
+        )
     return found[0]
 
 # %% ../../nbs/pipeline/20_run.ipynb #22-18-pipeline
@@ -46,24 +59,63 @@ def run_stage(
     stage: str,  # a section of params.yaml and the name of a notebook
     overrides: dict,  # parameters of this run only, such as {"policy": "bracket"}
 ) -> Path:  # the executed copy
-    """Execute a stage notebook by papermill at the project's root; `SystemExit` with the notebook's own error when it fails.
-    Several processes may do so together when the stage trains (`training/10_loop`); the copy of the first is kept. `ValueError` when it does not train."""
+    """Execute a stage notebook by papermill at the project's root; `SystemExit` with the notebook's own error
+    when it fails.
+    Several processes may do so together when the stage trains (`training/10_loop`); the copy of the first
+    is kept. `ValueError` when it does not train.
+    """
     import papermill
+
     source = stage_notebook(stage)
-    for name, value in FRIENDLY.items(): os.environ.setdefault(name, value)
-    declared = {name: ast.literal_eval(about["default"]) for name, about in papermill.inspect_notebook(str(source)).items()}
+    for name, value in FRIENDLY.items():
+        os.environ.setdefault(name, value)
+    declared = {
+        name: ast.literal_eval(about["default"])
+        for name, about in papermill.inspect_notebook(str(source)).items()
+    }
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    check(not several or "steps" in declared, f"stage is {stage!r}, which trains nothing that several processes could share: run it in one")
-    if several and not torch.cuda.is_available(): os.environ["ACCELERATE_USE_CPU"] = "true"  # without it, processes without GPUs would not know of each other
-    given = stage_parameters(read_params(root()/"params.yaml"), stage, set(declared), {name for name, value in declared.items() if isinstance(value, str)}, overrides)
-    parameters = {name: float(value) if isinstance(declared[name], float) and isinstance(value, int) else value for name, value in given.items()}  # 600 where the notebook has 760.0
+    if not (not several or "steps" in declared):
+        raise ValueError(
+            f"stage is {stage!r}, which trains nothing that several processes could share: run it in one"
+        )
+    if several and not torch.cuda.is_available():
+        # without it, processes without GPUs would not know of each other
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    given = stage_parameters(
+        read_params(root() / "params.yaml"),
+        stage,
+        set(declared),
+        {name for name, value in declared.items() if isinstance(value, str)},
+        overrides,
+    )
+    parameters = {
+        name: float(value) if isinstance(declared[name], float) and isinstance(value, int) else value
+        for name, value in given.items()
+    }  # 600 where the notebook has 760.0
     name = report_name(source.stem, overrides)
-    scratch, report = root()/"runs"/(f"process-{rank()}-{name}" if rank() else name), root()/"reports"/name
-    for folder in (scratch.parent, report.parent): folder.mkdir(exist_ok=True)
+    scratch, report = (
+        root() / "runs" / (f"process-{rank()}-{name}" if rank() else name),
+        root() / "reports" / name,
+    )
+    for folder in (scratch.parent, report.parent):
+        folder.mkdir(exist_ok=True)
     try:
-        papermill.execute_notebook(os.path.relpath(source), os.path.relpath(scratch), parameters, kernel_name="python3", cwd=str(root()), progress_bar=False, **({} if rank() else {"stdout_file": sys.stdout, "stderr_file": sys.stderr}))
+        papermill.execute_notebook(
+            os.path.relpath(source),
+            os.path.relpath(scratch),
+            parameters,
+            kernel_name="python3",
+            cwd=str(root()),
+            progress_bar=False,
+            **({} if rank() else {"stdout_file": sys.stdout, "stderr_file": sys.stderr}),
+        )
     except papermill.PapermillExecutionError as error:
-        raise SystemExit(f"\n{stage} failed: {error.ename}: {error.evalue}\nThe notebook, with the error where it happened: {scratch.relative_to(root())}") from None
-    if rank(): scratch.unlink()
-    else: os.replace(scratch, report)
+        raise SystemExit(
+            f"\n{stage} failed: {error.ename}: {error.evalue}\nThe notebook, with the error where it"
+            f" happened: {scratch.relative_to(root())}"
+        ) from None
+    if rank():
+        scratch.unlink()
+    else:
+        os.replace(scratch, report)
     return report

@@ -6,7 +6,10 @@
 __all__ = ['stale_stages', 'side_by_side', 'repro_stage', 'repro']
 
 # %% ../../nbs/pipeline/30_schedule.ipynb #02-pipeline-30-schedule
-import os, subprocess, sys, time
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
@@ -14,24 +17,33 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ..core import check
-
 # %% ../../nbs/pipeline/30_schedule.ipynb #22b-18-pipeline
 def stale_stages(
     folder: Path,  # the project's root
     targets: list[str],  # stages that are wanted; empty: all
 ) -> dict[str, set[str]]:  # stage -> the stages in this mapping that it needs
-    "What `dvc repro` would look at: of the targets and what they need, the stages that are not up to date, and those after them. `ValueError` for an unknown target."
+    """What `dvc repro` would look at: of the targets and what they need, the stages that are not up to date,
+    and those after them. `ValueError` for an unknown target.
+    """
     from dvc.repo import Repo
+
     with Repo(str(folder)) as repo:
-        needs = {stage.addressing: {need.addressing for need in repo.index.graph.successors(stage) if need.cmd} for stage in repo.index.stages if stage.cmd}
-        for name in targets: check(name in needs, f"dvc.yaml has no stage {name}: `dvc stage list` names them")
+        needs = {
+            stage.addressing: {need.addressing for need in repo.index.graph.successors(stage) if need.cmd}
+            for stage in repo.index.stages
+            if stage.cmd
+        }
+        for name in targets:
+            if name not in needs:
+                raise ValueError(f"dvc.yaml has no stage {name}: `dvc stage list` names them")
         stale = needs.keys() & repo.status(targets, with_deps=True)
     order, wanted = list(TopologicalSorter(needs).static_order()), set(targets or needs)
     for name in reversed(order):
-        if name in wanted: wanted |= needs[name]
+        if name in wanted:
+            wanted |= needs[name]
     for name in order:
-        if needs[name] & stale: stale.add(name)
+        if needs[name] & stale:
+            stale.add(name)
     return {name: needs[name] & wanted & stale for name in order if name in wanted & stale}
 
 # %% ../../nbs/pipeline/30_schedule.ipynb #22c-18-pipeline
@@ -40,8 +52,11 @@ def side_by_side(
     run: Callable,  # of one stage's name
     jobs: int,  # that run at the same time
 ) -> None:
-    "Run all stages, each after those it needs. When one fails, no other begins; those under way end, and its error is raised."
-    check(jobs >= 1, f"jobs is {jobs}: give 1 or more")
+    """Run all stages, each after those it needs. When one fails, no other begins; those under way end, and
+    its error is raised.
+    """
+    if not (jobs >= 1):
+        raise ValueError(f"jobs is {jobs}: give 1 or more")
     order, running = TopologicalSorter(needs), {}
     order.prepare()
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(needs), unit="stage", disable=not needs) as bar:
@@ -52,7 +67,9 @@ def side_by_side(
                     done.result()
                     order.done(running.pop(done))
                     bar.update()
-        except BaseException: pool.shutdown(cancel_futures=True); raise
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 # %% ../../nbs/pipeline/30_schedule.ipynb #22e-18-pipeline
 def repro_stage(
@@ -60,13 +77,22 @@ def repro_stage(
     threads: int,  # for its arithmetic
     folder: Path,  # the project's root
 ) -> None:
-    "Run one stage by DVC, while others do. What it prints goes to a file in `runs/`; `SystemExit` names it when the stage fails."
-    log, began = folder/"runs"/f"{name}.log", time.monotonic()
+    """Run one stage by DVC, while others do. What it prints goes to a file in `runs/`; `SystemExit` names it
+    when the stage fails.
+    """
+    log, began = folder / "runs" / f"{name}.log", time.monotonic()
     log.parent.mkdir(exist_ok=True)
     with log.open("w") as out:
-        ended = subprocess.run([sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, stdout=out, stderr=subprocess.STDOUT)
-    if ended.returncode: raise SystemExit(f"{name} failed: read {log.relative_to(folder)}")
-    tqdm.write(f"{name}: {(time.monotonic() - began)/60:.1f} min")
+        ended = subprocess.run(
+            [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name],
+            cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    if ended.returncode:
+        raise SystemExit(f"{name} failed: read {log.relative_to(folder)}")
+    tqdm.write(f"{name}: {(time.monotonic() - began) / 60:.1f} min")
 
 # %% ../../nbs/pipeline/30_schedule.ipynb #22f-18-pipeline
 def repro(
@@ -74,6 +100,8 @@ def repro(
     jobs: int,  # stages at a time, which share the cores
     folder: Path,  # the project's root
 ) -> None:
-    "What `dvc repro` does, several stages at a time. `SystemExit` when one fails; run again, finished stages are not repeated, and training goes on where it was."
-    threads = max(1, len(os.sched_getaffinity(0))//jobs) if hasattr(os, "sched_getaffinity") else 1
+    """What `dvc repro` does, several stages at a time. `SystemExit` when one fails; run again, finished
+    stages are not repeated, and training goes on where it was.
+    """
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs) if hasattr(os, "sched_getaffinity") else 1
     side_by_side(stale_stages(folder, targets), lambda name: repro_stage(name, threads, folder), jobs)

@@ -7,14 +7,18 @@ __all__ = ['normalise_gain', 'normalise_motion', 'stack_inputs', 'bounded_softma
            'bounded_exposures', 'published_exposures', 'BAENet', 'export_onnx', 'recalibrate_batchnorm']
 
 # %% ../../nbs/policies/40_baenet.ipynb #02-10-baenet
-import contextlib, copy, logging, os, warnings
+import contextlib
+import copy
+import logging
+import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import FRAME_TIME, T_MIN, budget, check, optional
+from ..core import FRAME_TIME, T_MIN, budget, optional
 from ..disk import atomic
 from .mobilenet import InvertedResidual, TiledMobileNetV2
 from .protocol import MOTION_MAX, PREVIEW_GAINS, check_inputs
@@ -25,14 +29,14 @@ def normalise_gain(
 ) -> Float[Tensor, "b"]:  # feature in [0, 1]: 0 at g_p = 512, 1 at 1024, clipped outside
     "The gain as BAENet sees it (paper, Sec. 4.1; numbers of the published code)."
     low, high = PREVIEW_GAINS
-    return ((gain - low)/(high - low)).clamp(0, 1)
+    return ((gain - low) / (high - low)).clamp(0, 1)
 
 # %% ../../nbs/policies/40_baenet.ipynb #09-10-baenet
 def normalise_motion(
     motion: Float[Tensor, "b"],  # m_p: mean optical-flow magnitude between two previews, px
 ) -> Float[Tensor, "b"]:  # feature in [0, 1]: 1 at 10 px and above
     "The motion magnitude as BAENet sees it (paper, Sec. 4.1; numbers of the published code)."
-    return (motion/MOTION_MAX).clamp(0, 1)
+    return (motion / MOTION_MAX).clamp(0, 1)
 
 # %% ../../nbs/policies/40_baenet.ipynb #12-10-baenet
 def stack_inputs(
@@ -51,18 +55,24 @@ def bounded_softmax(
 ) -> Float[Tensor, "*b m"]:  # parts of a whole, each in [epsilon, 1 - n epsilon]
     "Eq. (3) of the paper. `ValueError` when the m minima leave nothing to share."
     m = logits.shape[-1]
-    check(0 <= minimum*m < 1, f"minimum is {minimum}: {m} parts of at least that need 0 <= minimum < {1/m:.4g}")
-    return minimum + (1 - m*minimum)*logits.softmax(-1)
+    if not (0 <= minimum * m < 1):
+        raise ValueError(f"minimum is {minimum}: {m} parts of at least that need 0 <= minimum < {1 / m:.4g}")
+    return minimum + (1 - m * minimum) * logits.softmax(-1)
 
 # %% ../../nbs/policies/40_baenet.ipynb #37-10-baenet
 def published_bounded_softmax(
     logits: Float[Tensor, "*b m"],  # f_i, m = n + 1, any real numbers
     minimum: float,  # the least that any of the first n parts may be, in [0, 1/n)
 ) -> Float[Tensor, "*b m"]:  # parts of a whole; the last has no floor
-    "The bounded softmax of the published code: a floor under the first n parts. `ValueError` when the floors leave nothing to share."
+    """The bounded softmax of the published code: a floor under the first n parts. `ValueError` when the
+    floors leave nothing to share.
+    """
     n = logits.shape[-1] - 1
-    check(0 <= minimum*n < 1, f"minimum is {minimum}: {n} parts of at least that need 0 <= minimum < {1/max(n, 1):.4g}")
-    parts = (1 - n*minimum)*logits.softmax(-1)
+    if not (0 <= minimum * n < 1):
+        raise ValueError(
+            f"minimum is {minimum}: {n} parts of at least that need 0 <= minimum < {1 / max(n, 1):.4g}"
+        )
+    parts = (1 - n * minimum) * logits.softmax(-1)
     return torch.cat([parts[..., :n] + minimum, parts[..., n:]], -1)
 
 # %% ../../nbs/policies/40_baenet.ipynb #40-10-baenet
@@ -72,62 +82,92 @@ def bounded_exposures(
     "Exposure times from logits, Eq. (3) of the paper."
     n = logits.shape[-1] - 1
     t_u = budget(n)
-    return t_u*bounded_softmax(logits, T_MIN/t_u)[:, :n]
+    return t_u * bounded_softmax(logits, T_MIN / t_u)[:, :n]
 
 # %% ../../nbs/policies/40_baenet.ipynb #41-10-baenet
 def published_exposures(
     logits: Float[Tensor, "b m"],  # f_i, m = n + 1
 ) -> Float[Tensor, "b n"]:  # t_i, s: each in [t_min, t_u - (n - 1) t_min], their sum at most t_u
-    "Exposure times from logits as the published code realises them: x frames of footage hold x + 7 ticks of light."
+    """Exposure times from logits as the published code realises them: x frames of footage hold x + 7 ticks of
+    light.
+    """
     n = logits.shape[-1] - 1
-    frames = round(budget(n)/FRAME_TIME) - 7*n
-    return FRAME_TIME*(7 + frames*published_bounded_softmax(logits, 1/frames)[:, :n])
+    frames = round(budget(n) / FRAME_TIME) - 7 * n
+    return FRAME_TIME * (7 + frames * published_bounded_softmax(logits, 1 / frames)[:, :n])
 
 # %% ../../nbs/policies/40_baenet.ipynb #47-10-baenet
 class BAENet(nn.Module):
-    "Burst auto-exposure network: MobileNetV2 and a bounded softmax (paper, Sec. 4.1; published code). `ValueError` for n_frames or preview_channels that make no sense."
-    def __init__(self,
+    """Burst auto-exposure network: MobileNetV2 and a bounded softmax (paper, Sec. 4.1; published code).
+    `ValueError` for n_frames or preview_channels that make no sense.
+    """
+
+    def __init__(
+        self,
         n_frames: int = 4,  # n: exposure times to predict
         preview_channels: int = 4,  # 4: packed RAW (paper); 3: demosaicked linear sRGB (published code)
-        head: Callable = published_exposures,  # logits (b n+1) -> exposure times (b n), s; bounded_exposures: Eq. (3), which keeps t_min of the budget unused
+        # logits (b n+1) -> exposure times (b n), s; bounded_exposures: Eq. (3), which keeps t_min of the
+        # budget unused
+        head: Callable = published_exposures,
     ):
         super().__init__()
-        check(n_frames >= 1, f"n_frames is {n_frames}: a burst needs at least one frame")
-        check(preview_channels in (3, 4), f"preview_channels is {preview_channels}: use 4 (packed RAW) or 3 (linear RGB)")
+        if not (n_frames >= 1):
+            raise ValueError(f"n_frames is {n_frames}: a burst needs at least one frame")
+        if preview_channels not in (3, 4):
+            raise ValueError(f"preview_channels is {preview_channels}: use 4 (packed RAW) or 3 (linear RGB)")
         self.preview_channels, self.head = preview_channels, head
         self.mobilenet = TiledMobileNetV2(preview_channels + 2, n_frames + 1)
         for m in self.modules():
-            if isinstance(m, (nn.Conv2d, nn.Linear)): nn.init.xavier_uniform_(m.weight, gain=0.1 if isinstance(m, nn.Linear) else 1.0)
-            if isinstance(m, InvertedResidual) and m.residual: nn.init.zeros_(m.conv[-1].weight)
+            if isinstance(m, (nn.Conv2d, nn.Linear)):
+                nn.init.xavier_uniform_(m.weight, gain=0.1 if isinstance(m, nn.Linear) else 1.0)
+            if isinstance(m, InvertedResidual) and m.residual:
+                nn.init.zeros_(m.conv[-1].weight)
         nn.init.zeros_(self.mobilenet.classifier[1].bias)
 
-    def forward(self,
+    def forward(
+        self,
         preview: Float[Tensor, "b c h w"],  # linear packed RAW or linear RGB in [0, 1]
         gain: Float[Tensor, "b"],  # g_p = ISO/100 of the preview, 1
         motion: Float[Tensor, "b"],  # m_p, px
     ) -> Float[Tensor, "b n"]:  # exposure times t_i, s
-        "Exposure times of the next burst, from all tiles of the preview in evaluation mode. `ValueError` as `check_inputs`."
+        """Exposure times of the next burst, from all tiles of the preview in evaluation mode. `ValueError` as
+        `check_inputs`.
+        """
         check_inputs(preview, gain, motion, self.preview_channels)
-        return self.head(self.mobilenet(stack_inputs(preview, gain, motion)).to(gain))  # seconds need more digits than bfloat16 has
+        # seconds need more digits than bfloat16 has
+        return self.head(self.mobilenet(stack_inputs(preview, gain, motion)).to(gain))
 
-    def load_imagenet(self,
+    def load_imagenet(
+        self,
         state_dict: Mapping[str, Tensor],  # torchvision's MobileNetV2 weights, by name
     ) -> None:
-        """Start from ImageNet weights: R, G, B filters go to the preview's channels (each G of a packed RAW gets half), the motion and gain filters and the classifier stay.
-        `ValueError` when `state_dict` is not MobileNetV2's. The batch statistics belong to other images: see `recalibrate_batchnorm`."""
-        own, first = dict([*self.mobilenet.named_parameters(), *self.mobilenet.named_buffers()]), "features.0.0.weight"
+        """Start from ImageNet weights: R, G, B filters go to the preview's channels (each G of a packed RAW
+        gets half), the motion and gain filters and the classifier stay.
+        `ValueError` when `state_dict` is not MobileNetV2's. The batch statistics belong to other images:
+        see `recalibrate_batchnorm`.
+        """
+        own, first = (
+            dict([*self.mobilenet.named_parameters(), *self.mobilenet.named_buffers()]),
+            "features.0.0.weight",
+        )
         new = {k: v for k, v in state_dict.items() if not k.startswith("classifier.")}
-        check(new.keys() == {k for k in own if not k.startswith("classifier.")} and new[first].shape == (32, 3, 3, 3)
-              and all(v.shape == own[k].shape for k, v in new.items() if k != first),
-              "state_dict does not hold MobileNetV2's weights: pass the state_dict of torchvision.models.mobilenet_v2")
+        if not (
+            new.keys() == {k for k in own if not k.startswith("classifier.")}
+            and new[first].shape == (32, 3, 3, 3)
+            and all(v.shape == own[k].shape for k, v in new.items() if k != first)
+        ):
+            raise ValueError(
+                "state_dict does not hold MobileNetV2's weights: pass the state_dict of"
+                " torchvision.models.mobilenet_v2"
+            )
         r, g, b = new[first].unbind(1)
-        spread = torch.stack([r, g, b] if self.preview_channels == 3 else [r, g/2, g/2, b], 1)
-        new[first] = torch.cat([spread.to(own[first]), own[first][:, self.preview_channels:]], 1)
+        spread = torch.stack([r, g, b] if self.preview_channels == 3 else [r, g / 2, g / 2, b], 1)
+        new[first] = torch.cat([spread.to(own[first]), own[first][:, self.preview_channels :]], 1)
         self.mobilenet.load_state_dict({**own, **new})
 
 # %% ../../nbs/policies/40_baenet.ipynb #50-10-baenet
 class _Arithmetic(nn.Module):
     "BAENet without the checks of its input, which cannot be traced."
+
     def __init__(self, net):
         super().__init__()
         self.net = net
@@ -147,7 +187,8 @@ def _quiet_exporter() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    finally: log.setLevel(level)
+    finally:
+        log.setLevel(level)
 
 # %% ../../nbs/policies/40_baenet.ipynb #52-10-baenet
 def export_onnx(
@@ -155,27 +196,54 @@ def export_onnx(
     path: str | os.PathLike,  # .onnx, written wholly or not at all
     opset: int = 18,  # version of ONNX's operators, 18 or later
 ) -> None:
-    """Write BAENet for other runtimes: inputs preview (b, c, h, w), gain (b,), motion (b,), output exposures (b, n) in s; b, h and w are free.
-    Of a trained network, h and w are those of its tile: give the tiles of a larger preview (`cut_tiles`) as a batch and take the mean of their exposures, which keeps the bounds.
-    `ImportError` without the extra `onnx`, `ValueError` for an opset below 18 (ONNX 1.18)."""
-    check(opset >= 18, f"opset is {opset}: the exporter writes 18 or later")
-    for package in ("onnx", "onnxscript"): optional(package, "onnx")
+    """Write BAENet for other runtimes: inputs preview (b, c, h, w), gain (b,), motion (b,), output exposures
+    (b, n) in s; b, h and w are free.
+    Of a trained network, h and w are those of its tile: give the tiles of a larger preview (`cut_tiles`)
+    as a batch and take the mean of their exposures, which keeps the bounds.
+    `ImportError` without the extra `onnx`, `ValueError` for an opset below 18 (ONNX 1.18).
+    """
+    if not (opset >= 18):
+        raise ValueError(f"opset is {opset}: the exporter writes 18 or later")
+    for package in ("onnx", "onnxscript"):
+        optional(package, "onnx")
     b, h, w = (torch.export.Dim(name, min=low) for name, low in (("b", 1), ("h", 32), ("w", 32)))
     tile = net.mobilenet.tile
-    example = torch.rand(2, net.preview_channels, *(tile or (64, 96))), torch.tensor([512., 800.]), torch.tensor([1., 5.])
-    still = _Arithmetic(copy.deepcopy(net).cpu()).eval()  # the network itself keeps its mode, frozen statistics included
+    example = (
+        torch.rand(2, net.preview_channels, *(tile or (64, 96))),
+        torch.tensor([512.0, 800.0]),
+        torch.tensor([1.0, 5.0]),
+    )
+    # the network itself keeps its mode, frozen statistics included
+    still = _Arithmetic(copy.deepcopy(net).cpu()).eval()
     with atomic(path) as temporary, _quiet_exporter():
-        torch.onnx.export(still, example, temporary, opset_version=opset, input_names=["preview", "gain", "motion"], output_names=["exposures"],
-                          dynamic_shapes={"preview": {0: b} if tile else {0: b, 2: h, 3: w}, "gain": {0: b}, "motion": {0: b}}, dynamo=True, external_data=False, verbose=False)
+        torch.onnx.export(
+            still,
+            example,
+            temporary,
+            opset_version=opset,
+            input_names=["preview", "gain", "motion"],
+            output_names=["exposures"],
+            dynamic_shapes={
+                "preview": {0: b} if tile else {0: b, 2: h, 3: w},
+                "gain": {0: b},
+                "motion": {0: b},
+            },
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
 
 # %% ../../nbs/policies/40_baenet.ipynb #62-10-baenet
 def recalibrate_batchnorm(
     model: nn.Module,  # changed in place, left in evaluation mode
     run: Callable,  # run() passes representative batches through the model; what it returns is ignored
 ) -> None:
-    "Measure the running statistics of batch normalisation again, as plain averages over the batches of `run()`. `ValueError` when the model has none, or `run` passes no batch."
+    """Measure the running statistics of batch normalisation again, as plain averages over the batches of
+    `run()`. `ValueError` when the model has none, or `run` passes no batch.
+    """
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    check(bool(layers), f"model ({type(model).__name__}) has no batch normalisation: there is nothing to do")
+    if not layers:
+        raise ValueError(f"model ({type(model).__name__}) has no batch normalisation: there is nothing to do")
     momenta = [m.momentum for m in layers]
     model.eval()
     for m in layers:
@@ -183,8 +251,11 @@ def recalibrate_batchnorm(
         m.momentum = None  # PyTorch's sign for a cumulative average
         m.train()
     try:
-        with torch.no_grad(): run()
+        with torch.no_grad():
+            run()
     finally:
-        for m, momentum in zip(layers, momenta): m.momentum = momentum
+        for m, momentum in zip(layers, momenta):
+            m.momentum = momentum
         model.eval()
-    check(all(m.num_batches_tracked > 0 for m in layers), "run passed no batch through the model: call model(...) in it")
+    if not all(m.num_batches_tracked > 0 for m in layers):
+        raise ValueError("run passed no batch through the model: call model(...) in it")

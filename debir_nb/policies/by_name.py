@@ -11,17 +11,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..core import check
 from ..disk import load_weights
 from .baenet import BAENet
 from .metering import AverageAE, GradientAE, MotionMetering
 from .protocol import Policy
-from .rivals import ActiveSL, DigitalGimbal, Uniform, WITHHELD, Withhold
+from .rivals import WITHHELD, ActiveSL, DigitalGimbal, Uniform, Withhold
 from .rules import Fixed, Random, bracket
 
 # %% ../../nbs/policies/90_by_name.ipynb #22-13b-learned-policies
 LEARNED = {
-    "baenet": BAENet, "uniform": Uniform, "gimbal": DigitalGimbal, "active": ActiveSL,
+    "baenet": BAENet,
+    "uniform": Uniform,
+    "gimbal": DigitalGimbal,
+    "active": ActiveSL,
     **{f"no_{hidden}": lambda n_frames, hidden=hidden: Withhold(n_frames, hidden) for hidden in WITHHELD},
 }  # name -> what makes a fresh one of n frames
 
@@ -31,11 +33,18 @@ def learned_policy(
     n_frames: int,  # frames in the burst
 ) -> nn.Module:  # untrained
     "A fresh policy that can learn. `ValueError` for an unknown name, or a number of frames it cannot take."
-    check(name in LEARNED, f"policy is {name!r}: choose one of {', '.join(LEARNED)}")
+    if name not in LEARNED:
+        raise ValueError(f"policy is {name!r}: choose one of {', '.join(LEARNED)}")
     return LEARNED[name](n_frames)
 
 # %% ../../nbs/policies/90_by_name.ipynb #05-17b-experiments
-RULES = {"bracket": bracket, "random": Random, "average": AverageAE, "gradient": GradientAE, "motion": MotionMetering}  # name -> what makes the rule for n frames
+RULES = {
+    "bracket": bracket,
+    "random": Random,
+    "average": AverageAE,
+    "gradient": GradientAE,
+    "motion": MotionMetering,
+}  # name -> what makes the rule for n frames
 
 # %% ../../nbs/policies/90_by_name.ipynb #06-17b-experiments
 def load_policy(
@@ -45,12 +54,22 @@ def load_policy(
     variant: str = "",  # of the file: name + variant + .pt
     device: torch.device | str = "cpu",  # where to
 ) -> Policy:  # ready for use, not for training
-    "A policy as a stage needs it. `ValueError` for an unknown name, a missing or broken file, or one that was made for another number of frames."
-    check(name in RULES or name in LEARNED or name == "fixed", f"policy is {name!r}: choose one of {', '.join([*RULES, 'fixed', *LEARNED])}")
-    if name in RULES: return RULES[name](n_frames)
-    path = models/f"{name}{variant}.pt"
-    check(path.is_file(), f"{path} does not exist: run the stage that writes it, or pull it")
-    if name in LEARNED: return load_weights(learned_policy(name, n_frames), path).eval().requires_grad_(False).to(device)
+    """A policy as a stage needs it. `ValueError` for an unknown name, a missing or broken file, or one that
+    was made for another number of frames.
+    """
+    if not (name in RULES or name in LEARNED or name == "fixed"):
+        raise ValueError(f"policy is {name!r}: choose one of {', '.join([*RULES, 'fixed', *LEARNED])}")
+    if name in RULES:
+        return RULES[name](n_frames)
+    path = models / f"{name}{variant}.pt"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: run the stage that writes it, or pull it")
+    if name in LEARNED:
+        return load_weights(learned_policy(name, n_frames), path).eval().requires_grad_(False).to(device)
     exposures = torch.load(path, weights_only=True)
-    check(len(exposures) == n_frames, f"{path} holds exposures for {len(exposures)} frames, n_frames is {n_frames}: run the stage search_fixed again")
+    if len(exposures) != n_frames:
+        raise ValueError(
+            f"{path} holds exposures for {len(exposures)} frames, n_frames is {n_frames}: run the stage"
+            " search_fixed again"
+        )
     return Fixed(exposures)

@@ -11,27 +11,31 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from ..core import FRAME_TIME, PREVIEW_GAP, PREVIEW_TIME, T_MIN, budget
 from .protocol import PREVIEW_GAINS, check_inputs
-from ..core import FRAME_TIME, PREVIEW_GAP, PREVIEW_TIME, T_MIN, budget, check
 
 # %% ../../nbs/policies/25_metering.ipynb #05-13a-metering
 def repeat_exposure(
     exposure: Float[Tensor, "b"],  # what a rule asks for, s
     n_frames: int,  # frames in the burst
 ) -> Float[Tensor, "b n"]:  # t_i, s
-    "One exposure time for all frames, held between t_min and an equal share of the budget (paper, Sec. 6.1). `ValueError` for n < 1."
-    return exposure.clamp(T_MIN, budget(n_frames)/n_frames)[:, None].expand(-1, n_frames)
+    """One exposure time for all frames, held between t_min and an equal share of the budget (paper, Sec.
+    6.1). `ValueError` for n < 1.
+    """
+    return exposure.clamp(T_MIN, budget(n_frames) / n_frames)[:, None].expand(-1, n_frames)
 
 # %% ../../nbs/policies/25_metering.ipynb #09-13a-metering
 class AverageAE:
     "Mean brightness to mid-grey (Battiato et al. 2010; paper, Sec. 6.1)."
+
     def __init__(
         self,
         n_frames: int,  # frames in the burst
         grey: float = 0.18,  # Y*, linear
     ) -> None:
         "`ValueError` for a grey outside (0, 1)."
-        check(0 < grey < 1, f"grey is {grey}: give a linear brightness between 0 and 1")
+        if not (0 < grey < 1):
+            raise ValueError(f"grey is {grey}: give a linear brightness between 0 and 1")
         self.n_frames, self.grey = n_frames, grey
 
     def __call__(
@@ -42,10 +46,12 @@ class AverageAE:
     ) -> Float[Tensor, "b n"]:  # t_i, s
         "Exposure times, equal for all frames. `ValueError` as `check_inputs`."
         check_inputs(preview, gain, motion)
-        return repeat_exposure(PREVIEW_TIME*self.grey/preview.mean((1, 2, 3)).clamp(min=1e-6), self.n_frames)
+        return repeat_exposure(
+            PREVIEW_TIME * self.grey / preview.mean((1, 2, 3)).clamp(min=1e-6), self.n_frames
+        )
 
 # %% ../../nbs/policies/25_metering.ipynb #11-13a-metering
-GAMMAS = (1/1.9, 1/1.5, 1/1.2, 1.0, 1.2, 1.5, 1.9)  # exposures that are imitated (Shim et al. 2019)
+GAMMAS = (1 / 1.9, 1 / 1.5, 1 / 1.2, 1.0, 1.2, 1.5, 1.9)  # exposures that are imitated (Shim et al. 2019)
 
 # %% ../../nbs/policies/25_metering.ipynb #12-13a-metering
 def gradient_information(
@@ -56,23 +62,30 @@ def gradient_information(
     "Mean log-mapped gradient magnitude (Shim et al. 2019)."
     dy, dx = image[:, 1:, :-1] - image[:, :-1, :-1], image[:, :-1, 1:] - image[:, :-1, :-1]
     above = ((dx.square() + dy.square()).sqrt() - activation).clamp(min=0)
-    return torch.log1p(contrast*above).mean((1, 2))/torch.log1p(torch.tensor(contrast*(1 - activation))).to(image)
+    return torch.log1p(contrast * above).mean((1, 2)) / torch.log1p(
+        torch.tensor(contrast * (1 - activation))
+    ).to(image)
 
 # %% ../../nbs/policies/25_metering.ipynb #14-13a-metering
 class GradientAE:
-    "The exposure at which gamma mappings show most gradient, in one step (Shim et al. 2019; paper, Sec. 6.1)."
+    """The exposure at which gamma mappings show most gradient, in one step (Shim et al. 2019; paper, Sec.
+    6.1).
+    """
+
     def __init__(
         self,
         n_frames: int,  # frames in the burst
         block: int = 4,  # packed px that are averaged against noise
     ) -> None:
         "`ValueError` for a block below 1."
-        check(block >= 1, f"block is {block}: average over at least one pixel")
+        if not (block >= 1):
+            raise ValueError(f"block is {block}: average over at least one pixel")
         self.n_frames, self.block = n_frames, block
 
     def __call__(
         self,
-        preview: Float[Tensor, "b 4 h w"],  # I_p, packed linear RAW in [0, 1], at least two blocks high and wide
+        # I_p, packed linear RAW in [0, 1], at least two blocks high and wide
+        preview: Float[Tensor, "b 4 h w"],
         gain: Float[Tensor, "b"],  # g_p, 1; not used
         motion: Float[Tensor, "b"],  # m_p, px; not used
     ) -> Float[Tensor, "b n"]:  # t_i, s
@@ -81,18 +94,24 @@ class GradientAE:
         grey = avg_pool2d(preview.mean(1, keepdim=True), self.block)[:, 0].clamp(0, 1)
         information = torch.stack([gradient_information(grey**gamma) for gamma in GAMMAS], 1)
         best = grey.new_tensor(GAMMAS)[information.argmax(1)]
-        return repeat_exposure(PREVIEW_TIME*(1 + torch.where(best < 1, 1.0, 0.5)*(1 - best)), self.n_frames)
+        return repeat_exposure(
+            PREVIEW_TIME * (1 + torch.where(best < 1, 1.0, 0.5) * (1 - best)), self.n_frames
+        )
 
 # %% ../../nbs/policies/25_metering.ipynb #19-13a-metering
 class MotionMetering:
-    "Shorter with motion, longer with noise: the best balance of a streak's blur and the noise (after Liba et al. 2019)."
+    """Shorter with motion, longer with noise: the best balance of a streak's blur and the noise (after Liba
+    et al. 2019).
+    """
+
     def __init__(
         self,
         n_frames: int,  # frames in the burst
         blur: float = 0.5,  # b: motion at which the lowest gain is exposed for T, packed px
     ) -> None:
         "`ValueError` for a blur that is not positive."
-        check(blur > 0, f"blur is {blur}: give a length in packed px, above 0")
+        if not (blur > 0):
+            raise ValueError(f"blur is {blur}: give a length in packed px, above 0")
         self.n_frames, self.blur = n_frames, blur
 
     def __call__(
@@ -103,5 +122,7 @@ class MotionMetering:
     ) -> Float[Tensor, "b n"]:  # t_i, s
         "Exposure times, equal for all frames. `ValueError` as `check_inputs`."
         check_inputs(preview, gain, motion)
-        still = (self.blur/motion.clamp(min=1e-3))**(2/3)
-        return repeat_exposure((PREVIEW_TIME + PREVIEW_GAP)*still*(gain/PREVIEW_GAINS[0])**(1/3), self.n_frames)
+        still = (self.blur / motion.clamp(min=1e-3)) ** (2 / 3)
+        return repeat_exposure(
+            (PREVIEW_TIME + PREVIEW_GAP) * still * (gain / PREVIEW_GAINS[0]) ** (1 / 3), self.n_frames
+        )

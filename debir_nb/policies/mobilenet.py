@@ -19,38 +19,57 @@ def _conv_bn(
     groups: int = 1,  # c_in for a depthwise convolution
 ) -> nn.Sequential:  # convolution, batch normalisation, ReLU6
     "The unit that MobileNetV2 repeats."
-    conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel//2, groups=groups, bias=False)
+    conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU6())
 
 # %% ../../nbs/policies/30_mobilenet.ipynb #17-10-baenet
 class InvertedResidual(nn.Module):
-    "Expansion, depthwise 3x3, linear projection, and a sum where shapes agree (Sandler et al. 2018, Fig. 3 and Table 1)."
-    def __init__(self,
+    """Expansion, depthwise 3x3, linear projection, and a sum where shapes agree (Sandler et al. 2018, Fig. 3
+    and Table 1).
+    """
+
+    def __init__(
+        self,
         c_in: int,  # input channels
         c_out: int,  # output channels
         stride: int,  # of the depthwise convolution, px
         expansion: int,  # t: channels inside are t c_in
     ):
         super().__init__()
-        wide = expansion*c_in
+        wide = expansion * c_in
         expand = [_conv_bn(c_in, wide, 1)] if expansion > 1 else []
-        self.conv = nn.Sequential(*expand, _conv_bn(wide, wide, 3, stride, groups=wide),
-                                  nn.Conv2d(wide, c_out, 1, bias=False), nn.BatchNorm2d(c_out))
+        self.conv = nn.Sequential(
+            *expand,
+            _conv_bn(wide, wide, 3, stride, groups=wide),
+            nn.Conv2d(wide, c_out, 1, bias=False),
+            nn.BatchNorm2d(c_out),
+        )
         self.residual = stride == 1 and c_in == c_out
 
-    def forward(self,
+    def forward(
+        self,
         x: Float[Tensor, "b c h w"],  # features
     ) -> Float[Tensor, "b c_out h_out w_out"]:  # features, size divided by the stride (rounded up)
         "Apply the block."
         return x + self.conv(x) if self.residual else self.conv(x)
 
 # %% ../../nbs/policies/30_mobilenet.ipynb #20-10-baenet
-MOBILENET_V2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))  # t, c, repetitions, stride
+MOBILENET_V2 = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)  # t, c, repetitions, stride
 
 # %% ../../nbs/policies/30_mobilenet.ipynb #21-10-baenet
 class MobileNetV2(nn.Module):
     "MobileNetV2 of width 1 with torchvision's parameter names (Sandler et al. 2018, Table 2)."
-    def __init__(self,
+
+    def __init__(
+        self,
         in_channels: int = 3,  # input planes
         n_outputs: int = 1000,  # logits
     ):
@@ -63,7 +82,8 @@ class MobileNetV2(nn.Module):
         self.features = nn.Sequential(*layers, _conv_bn(c, 1280, 1))
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, n_outputs))
 
-    def forward(self,
+    def forward(
+        self,
         x: Float[Tensor, "b c h w"],  # any size; 32 px become one feature pixel
     ) -> Float[Tensor, "b m"]:  # logits
         "Features, their mean over space, logits."
@@ -76,38 +96,49 @@ def _lines(
 ) -> Int[Tensor, "k s"]:  # positions of the px of every tile; s = min(tile, have)
     "The fewest tiles that cover a side, evenly spread."
     tile = min(tile, have)
-    k = -(-have//tile)
-    return torch.arange(k)[:, None]*(have - tile)//max(k - 1, 1) + torch.arange(tile)
+    k = -(-have // tile)
+    return torch.arange(k)[:, None] * (have - tile) // max(k - 1, 1) + torch.arange(tile)
 
 # %% ../../nbs/policies/30_mobilenet.ipynb #26-10-baenet
 def cut_tiles(
     x: Float[Tensor, "b c h w"],  # any unit
     size: tuple[int, int],  # height and width of a tile, px; a smaller picture is one tile
 ) -> Float[Tensor, "b k c s_h s_w"]:  # the tiles, row by row
-    "Cut pictures into tiles of one size that cover them; neighbours overlap where the size leaves a remainder."
+    """Cut pictures into tiles of one size that cover them; neighbours overlap where the size leaves a
+    remainder.
+    """
     rows, columns = (_lines(have, tile).to(x.device) for have, tile in zip(x.shape[2:], size))
     return x[:, :, rows][..., columns].permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
 
 # %% ../../nbs/policies/30_mobilenet.ipynb #29-10-baenet
 class TiledMobileNetV2(MobileNetV2):
-    "MobileNetV2 that in evaluation looks at a larger picture tile by tile, in the size that it was trained on."
-    tile: tuple[int, int] | None = None  # height and width of the last pictures seen in training, px; None: not known, any picture is taken whole
+    """MobileNetV2 that in evaluation looks at a larger picture tile by tile, in the size that it was trained
+    on.
+    """
 
-    def forward(self,
+    # height and width of the last pictures seen in training, px; None: not known, any picture is taken whole
+    tile: tuple[int, int] | None = None
+
+    def forward(
+        self,
         x: Float[Tensor, "b c h w"],  # any size
     ) -> Float[Tensor, "b m"]:  # logits, their mean over the tiles
         "Logits; in training mode the size of `x` is remembered."
-        if self.training: self.tile = tuple(x.shape[2:])
-        if self.training or self.tile in (None, x.shape[2:]): return super().forward(x)
+        if self.training:
+            self.tile = tuple(x.shape[2:])
+        if self.training or self.tile in (None, x.shape[2:]):
+            return super().forward(x)
         tiles = cut_tiles(x, self.tile)
-        flat = tiles.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # many small pictures are convolved faster so
+        # many small pictures are convolved faster so
+        flat = tiles.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         return super().forward(flat).unflatten(0, tiles.shape[:2]).mean(1)
 
     def get_extra_state(self) -> Int[Tensor, "2"]:  # the tile; zeros where it is not known
         "What `state_dict` keeps beside the weights."
         return torch.tensor(self.tile or (0, 0))
 
-    def set_extra_state(self,
+    def set_extra_state(
+        self,
         state: Int[Tensor, "2"],  # by `get_extra_state`
     ) -> None:
         "Take the tile over from a state dict."

@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import check, check_finite, generator
+from ..core import check_finite, generator
 from ..light.motion import motion_magnitude
 from ..light.raw import CameraColour
 from ..light.simulator import Light, Simulator
 
 # %% ../../nbs/policies/10_protocol.ipynb #07-10-baenet
-PREVIEW_GAINS = (512.0, 1024.0)  # range of g_p = ISO/100 of the preview (published settings: maximum ISO 102400 to 204800)
+# range of g_p = ISO/100 of the preview (published settings: maximum ISO 102400 to 204800)
+PREVIEW_GAINS = (512.0, 1024.0)
 MOTION_MAX = 10.0  # motion magnitude at which its feature saturates, px (published settings)
 
 # %% ../../nbs/policies/10_protocol.ipynb #46-10-baenet
@@ -28,17 +29,29 @@ def check_inputs(
     motion: Float[Tensor, "b"],  # m_p, px
     channels: int = 4,  # that the preview must have
 ) -> None:
-    "What a policy that looks at the preview must be given. `ValueError` for a missing preview, wrong channels, batch sizes that differ, or values that are not finite."
-    check(preview is not None, "preview is None: this policy looks at the preview; take one, or choose a policy that needs none, such as a bracket")
-    check(preview.ndim == 4 and preview.shape[1] == channels, f"preview has shape {tuple(preview.shape)}: this policy takes (b, {channels}, h, w)")
+    """What a policy that looks at the preview must be given. `ValueError` for a missing preview, wrong
+    channels, batch sizes that differ, or values that are not finite.
+    """
+    if preview is None:
+        raise ValueError(
+            "preview is None: this policy looks at the preview; take one, or choose a policy that needs none,"
+            " such as a bracket"
+        )
+    if not (preview.ndim == 4 and preview.shape[1] == channels):
+        raise ValueError(f"preview has shape {tuple(preview.shape)}: this policy takes (b, {channels}, h, w)")
     for name, x in (("gain", gain), ("motion", motion)):
-        check(x.shape == preview.shape[:1], f"{name} has shape {tuple(x.shape)}: pass one number per preview, shape ({len(preview)},)")
-    for name, x in (("preview", preview), ("gain", gain), ("motion", motion)): check_finite(name, x)
+        if x.shape != preview.shape[:1]:
+            raise ValueError(
+                f"{name} has shape {tuple(x.shape)}: pass one number per preview, shape ({len(preview)},)"
+            )
+    for name, x in (("preview", preview), ("gain", gain), ("motion", motion)):
+        check_finite(name, x)
 
 # %% ../../nbs/policies/10_protocol.ipynb #05-13-policies
 @runtime_checkable
 class Policy(Protocol):
     "What chooses exposure times (paper, Sec. 4.1 and 6.1)."
+
     def __call__(
         self,
         preview: Float[Tensor, "b 4 h w"],  # I_p, packed linear RAW in [0, 1]
@@ -49,7 +62,7 @@ class Policy(Protocol):
         ...
 
 # %% ../../nbs/policies/10_protocol.ipynb #56-16-scenes
-GAIN_RANGE = (512., 1024.)  # of g_p: ISO 51200 to 102400 at t_p (published code: 102400 to 204800 at t_min)
+GAIN_RANGE = (512.0, 1024.0)  # of g_p: ISO 51200 to 102400 at t_p (published code: 102400 to 204800 at t_min)
 
 # %% ../../nbs/policies/10_protocol.ipynb #57-16-scenes
 def random_gains(
@@ -58,7 +71,7 @@ def random_gains(
 ) -> Float[Tensor, "b"]:  # g_p, 1
     "Draw preview gains uniformly (published code of the paper: max ISO ~ U[102400, 204800] at t_min)."
     low, high = GAIN_RANGE
-    return low + (high - low)*torch.rand(batch, generator=generator)
+    return low + (high - low) * torch.rand(batch, generator=generator)
 
 # %% ../../nbs/policies/10_protocol.ipynb #58-16-scenes
 def observe(
@@ -67,7 +80,8 @@ def observe(
     gain: Float[Tensor, "b"],  # g_p, 1
     colour: CameraColour,  # of the scenes, for the motion estimate in sRGB
     generator: torch.Generator,  # source of the previews' noise
-) -> tuple[Float[Tensor, "b 4 h w"], Float[Tensor, "b"], Float[Tensor, "b"]]:  # preview I_p, gain g_p, motion m_p in px
+    # preview I_p, gain g_p, motion m_p in px
+) -> tuple[Float[Tensor, "b 4 h w"], Float[Tensor, "b"], Float[Tensor, "b"]]:
     "What every exposure policy is given: the arguments of `Policy` (paper, Sec. 4.1)."
     previous, preview = simulator.previews(light, gain, generator)
     return preview, gain, motion_magnitude(preview, previous, colour)

@@ -10,14 +10,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import FRAME_TIME, budget, check
+from ..core import FRAME_TIME, budget
 from .baenet import BAENet, published_exposures, stack_inputs
 from .mobilenet import TiledMobileNetV2
 from .protocol import PREVIEW_GAINS, check_inputs
 
 # %% ../../nbs/policies/50_rivals.ipynb #05-13b-learned-policies
 class DigitalGimbal(nn.Module):
-    "Free logits, the same exposures for every scene, learned through the simulator (Dahary et al. 2021, Sec. 4.2; paper, Sec. 6.1)."
+    """Free logits, the same exposures for every scene, learned through the simulator (Dahary et al. 2021,
+    Sec. 4.2; paper, Sec. 6.1).
+    """
+
     LEVER = 36.0  # how much further a logit moves than the number that is trained
 
     def __init__(
@@ -26,7 +29,8 @@ class DigitalGimbal(nn.Module):
     ) -> None:
         "Equal shares at first. `ValueError` for n < 1."
         super().__init__()
-        check(n_frames >= 1, f"n_frames is {n_frames}: a burst needs at least one frame")
+        if not (n_frames >= 1):
+            raise ValueError(f"n_frames is {n_frames}: a burst needs at least one frame")
         self.shares = nn.Parameter(torch.zeros(n_frames + 1))
 
     def forward(
@@ -36,24 +40,35 @@ class DigitalGimbal(nn.Module):
         motion: Float[Tensor, "b"],  # m_p, px; not used
     ) -> Float[Tensor, "b n"]:  # t_i, s
         "The learned exposures, repeated for every scene."
-        return published_exposures(self.LEVER*self.shares[None]).expand(len(gain), -1)
+        return published_exposures(self.LEVER * self.shares[None]).expand(len(gain), -1)
 
 # %% ../../nbs/policies/50_rivals.ipynb #08-13b-learned-policies
 def exposure_pairs() -> Float[Tensor, "k 2"]:  # s
-    "The classes of Active S-L: multiples of 8 ticks, the shorter first, within the budget of two frames (after Yang et al. 2022)."
-    limit = round(budget(2)/FRAME_TIME)
-    return torch.tensor([(s, l) for s in range(8, limit, 8) for l in range(s, limit, 8) if s + l <= limit]).float()*FRAME_TIME
+    """The classes of Active S-L: multiples of 8 ticks, the shorter first, within the budget of two frames
+    (after Yang et al. 2022).
+    """
+    limit = round(budget(2) / FRAME_TIME)
+    return (
+        torch.tensor(
+            [(s, l) for s in range(8, limit, 8) for l in range(s, limit, 8) if s + l <= limit]
+        ).float()
+        * FRAME_TIME
+    )
 
 # %% ../../nbs/policies/50_rivals.ipynb #10-13b-learned-policies
 class ActiveSL(nn.Module):
-    "Two frames: MobileNetV2 classifies what BAENet sees into one of `exposure_pairs` (after Yang et al. 2022; paper, Sec. 6.1)."
+    """Two frames: MobileNetV2 classifies what BAENet sees into one of `exposure_pairs` (after Yang et al.
+    2022; paper, Sec. 6.1).
+    """
+
     def __init__(
         self,
         n_frames: int = 2,  # the method knows two frames only
     ) -> None:
         "`ValueError` for another number of frames."
         super().__init__()
-        check(n_frames == 2, f"n_frames is {n_frames}: Active S-L takes a short and a long frame; use 2")
+        if n_frames != 2:
+            raise ValueError(f"n_frames is {n_frames}: Active S-L takes a short and a long frame; use 2")
         self.register_buffer("pairs", exposure_pairs(), persistent=False)
         self.mobilenet = TiledMobileNetV2(6, len(self.pairs))
 
@@ -79,12 +94,14 @@ class ActiveSL(nn.Module):
 # %% ../../nbs/policies/50_rivals.ipynb #13-13b-learned-policies
 class Uniform(BAENet):
     "BAENet with one exposure time for all frames (paper, Sec. 6.3)."
+
     def __init__(
         self,
         n_frames: int = 4,  # how often the time is repeated
     ) -> None:
         "`ValueError` for n < 1."
-        check(n_frames >= 1, f"n_frames is {n_frames}: a burst needs at least one frame")
+        if not (n_frames >= 1):
+            raise ValueError(f"n_frames is {n_frames}: a burst needs at least one frame")
         super().__init__(1, head=lambda logits: published_exposures(logits).expand(-1, n_frames))
 
 # %% ../../nbs/policies/50_rivals.ipynb #16-13b-learned-policies
@@ -93,6 +110,7 @@ WITHHELD = ("preview", "gain", "motion")  # inputs of a policy that may be withh
 # %% ../../nbs/policies/50_rivals.ipynb #17-13b-learned-policies
 class Withhold(nn.Module):
     "BAENet that is not told one of its inputs (paper, Table 3)."
+
     def __init__(
         self,
         n_frames: int,  # frames in the burst
@@ -100,17 +118,22 @@ class Withhold(nn.Module):
     ) -> None:
         "`ValueError` for another input."
         super().__init__()
-        check(hidden in WITHHELD, f"hidden is {hidden!r}: choose one of {', '.join(WITHHELD)}")
+        if hidden not in WITHHELD:
+            raise ValueError(f"hidden is {hidden!r}: choose one of {', '.join(WITHHELD)}")
         self.hidden, self.net = hidden, BAENet(n_frames)
 
     def forward(
         self,
-        preview: Float[Tensor, "b 4 h w"] | None,  # I_p, packed linear RAW in [0, 1]; None will do where the preview is withheld
+        # I_p, packed linear RAW in [0, 1]; None will do where the preview is withheld
+        preview: Float[Tensor, "b 4 h w"] | None,
         gain: Float[Tensor, "b"],  # g_p, 1
         motion: Float[Tensor, "b"],  # m_p, px
     ) -> Float[Tensor, "b n"]:  # t_i, s
         "Exposure times from the other two inputs. `ValueError` as `check_inputs`."
-        if self.hidden == "preview": preview = gain.new_zeros(len(gain), 4, 32, 32)
-        if self.hidden == "gain": gain = torch.full_like(gain, PREVIEW_GAINS[0])
-        if self.hidden == "motion": motion = torch.zeros_like(motion)
+        if self.hidden == "preview":
+            preview = gain.new_zeros(len(gain), 4, 32, 32)
+        if self.hidden == "gain":
+            gain = torch.full_like(gain, PREVIEW_GAINS[0])
+        if self.hidden == "motion":
+            motion = torch.zeros_like(motion)
         return self.net(preview, gain, motion)

@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import FRAME_TIME, T_MAX, T_MIN, budget, check, generator
+from ..core import FRAME_TIME, T_MAX, T_MIN, budget, generator
 from ..light.simulator import check_exposures
 from .protocol import check_inputs
 
 # %% ../../nbs/policies/20_rules.ipynb #07-13-policies
 class Fixed:
     "The same exposure times for every scene (paper, Sec. 6.1: predefined exposures)."
+
     def __init__(
         self,
         exposures: Float[Tensor, "n"],  # t_i, s
@@ -38,10 +39,13 @@ class Fixed:
 def bracket(
     n_frames: int,  # frames in the burst, at least 2
 ) -> Fixed:  # the policy
-    "Exposure bracketing: linear from t_min, summing to the budget, {8, 24, 40, 56} ticks for n = 4 (paper, Sec. 6.1 and 6.3). `ValueError` for n < 2."
-    check(n_frames >= 2, f"n_frames is {n_frames}: a bracket needs at least two frames")
-    rise = 2*(budget(n_frames)/n_frames - T_MIN)/(n_frames - 1)
-    return Fixed(T_MIN + rise*torch.arange(n_frames))
+    """Exposure bracketing: linear from t_min, summing to the budget, {8, 24, 40, 56} ticks for n = 4 (paper,
+    Sec. 6.1 and 6.3). `ValueError` for n < 2.
+    """
+    if not (n_frames >= 2):
+        raise ValueError(f"n_frames is {n_frames}: a bracket needs at least two frames")
+    rise = 2 * (budget(n_frames) / n_frames - T_MIN) / (n_frames - 1)
+    return Fixed(T_MIN + rise * torch.arange(n_frames))
 
 # %% ../../nbs/policies/20_rules.ipynb #11-13-policies
 def random_exposures(
@@ -49,24 +53,30 @@ def random_exposures(
     n_frames: int,  # frames in each
     generator: torch.Generator,  # source of randomness
 ) -> Float[Tensor, "b n"]:  # t_i, s
-    "Whole ticks from t_min to t_max per frame, independent but for the budget: a burst over it is drawn again (paper, Sec. 5.2)."
-    low, high = round(T_MIN/FRAME_TIME), round(T_MAX/FRAME_TIME)
-    limit, kept = round(budget(n_frames)/FRAME_TIME), torch.zeros(0, n_frames)
+    """Whole ticks from t_min to t_max per frame, independent but for the budget: a burst over it is drawn
+    again (paper, Sec. 5.2).
+    """
+    low, high = round(T_MIN / FRAME_TIME), round(T_MAX / FRAME_TIME)
+    limit, kept = round(budget(n_frames) / FRAME_TIME), torch.zeros(0, n_frames)
     while len(kept) < batch:
-        ticks = torch.randint(low, high + 1, (4*batch, n_frames), generator=generator).float()
+        ticks = torch.randint(low, high + 1, (4 * batch, n_frames), generator=generator).float()
         kept = torch.cat([kept, ticks[ticks.sum(1) <= limit]])
-    return kept[:batch]*FRAME_TIME
+    return kept[:batch] * FRAME_TIME
 
 # %% ../../nbs/policies/20_rules.ipynb #14-13-policies
 class Random:
-    "Random whole ticks within the budget, drawn anew for every preview (the exposures of S1 as a policy; paper, Sec. 5.2)."
+    """Random whole ticks within the budget, drawn anew for every preview (the exposures of S1 as a policy;
+    paper, Sec. 5.2).
+    """
+
     def __init__(
         self,
         n_frames: int,  # frames in the burst
         seed: int = 0,  # another seed answers otherwise
     ) -> None:
         "`ValueError` for n < 1."
-        check(n_frames >= 1, f"n_frames is {n_frames}: a burst needs at least one frame")
+        if not (n_frames >= 1):
+            raise ValueError(f"n_frames is {n_frames}: a burst needs at least one frame")
         self.n_frames, self.seed = n_frames, seed
 
     def __call__(
@@ -77,5 +87,7 @@ class Random:
     ) -> Float[Tensor, "b n"]:  # t_i, s
         "Exposure times, each scene's drawn by its own preview. `ValueError` as `check_inputs`."
         check_inputs(preview, gain, motion)
-        keys = (preview.double().sum((1, 2, 3))*1e6).long().tolist()
-        return torch.cat([random_exposures(1, self.n_frames, generator(self.seed, key)) for key in keys]).to(preview)
+        keys = (preview.double().sum((1, 2, 3)) * 1e6).long().tolist()
+        return torch.cat([random_exposures(1, self.n_frames, generator(self.seed, key)) for key in keys]).to(
+            preview
+        )

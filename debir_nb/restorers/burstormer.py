@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..core import check, check_finite
+from ..core import check_finite
 from .protocol import weighted_mean
 
 # %% ../../nbs/restorers/30_burstormer.ipynb #07-11-burstormer
@@ -30,7 +30,8 @@ class Conv(nn.Conv2d):
         x: Float[Tensor, "m h w c"],  # images
     ) -> Float[Tensor, "m h_out w_out c_out"]:  # what `torch.nn.Conv2d` makes of them
         "Convolve."
-        if self.kernel_size == (1, 1): return F.linear(x, self.weight.flatten(1), self.bias)
+        if self.kernel_size == (1, 1):
+            return F.linear(x, self.weight.flatten(1), self.bias)
         return super().forward(x.movedim(-1, 1)).movedim(1, -1)
 
 # %% ../../nbs/restorers/30_burstormer.ipynb #08-11-burstormer
@@ -50,7 +51,7 @@ def conv3x3(
     weight: Float[Tensor, "c_out c_in 3 3"],  # of a convolution with c / c_in groups
 ) -> Float[Tensor, "m h w c_out"]:  # 0 is read outside the image
     "Convolve with given weights."
-    return F.conv2d(x.movedim(-1, 1), weight, padding=1, groups=x.shape[-1]//weight.shape[1]).movedim(1, -1)
+    return F.conv2d(x.movedim(-1, 1), weight, padding=1, groups=x.shape[-1] // weight.shape[1]).movedim(1, -1)
 
 # %% ../../nbs/restorers/30_burstormer.ipynb #12-11-burstormer
 class Gram(torch.autograd.Function):
@@ -71,7 +72,7 @@ class Gram(torch.autograd.Function):
         grad: Float[Tensor, "*m c c"],  # of the loss by the products
     ) -> Float[Tensor, "*m p c"]:  # of the loss by z
         "One product for both factors."
-        z, = ctx.saved_tensors
+        (z,) = ctx.saved_tensors
         return z @ (grad + grad.mT)
 
 # %% ../../nbs/restorers/30_burstormer.ipynb #14-11-burstormer
@@ -104,8 +105,8 @@ class ChannelAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
-        self.qk = Conv(features, 2*features, 1, bias=False)
-        self.qk_dwconv = Conv(2*features, 2*features, 3, padding=1, groups=2*features, bias=False)
+        self.qk = Conv(features, 2 * features, 1, bias=False)
+        self.qk_dwconv = Conv(2 * features, 2 * features, 3, padding=1, groups=2 * features, bias=False)
         self.v = Conv(features, features, 1, bias=False)
         self.v_dwconv = Conv(features, features, 3, padding=1, groups=features, bias=False)
         self.project_out = nn.Conv2d(features, features, 1, bias=False)
@@ -113,7 +114,8 @@ class ChannelAttention(nn.Module):
     def gram(
         self,
         x: Float[Tensor, "m h w f"],  # features of m frames
-    ) -> Float[Tensor, "m heads two_c two_c"]:  # products of the queries and keys of each head; those of parts of an image add up
+        # products of the queries and keys of each head; those of parts of an image add up
+    ) -> Float[Tensor, "m heads two_c two_c"]:
         "All that the attention needs to know of the pixels."
         qk = self.qk_dwconv(self.qk(x)).flatten(1, 2).unflatten(-1, (2, self.heads, -1))
         return Gram.apply(qk.movedim(-2, 1).flatten(-2))
@@ -125,7 +127,7 @@ class ChannelAttention(nn.Module):
         "Mix the channels of each frame by their similarity."
         gram = self.gram(x)
         q, k = gram.diagonal(dim1=-2, dim2=-1).clamp_min(1e-24).sqrt().chunk(2, -1)  # lengths
-        products = gram[..., :q.shape[-1], q.shape[-1]:]
+        products = gram[..., : q.shape[-1], q.shape[-1] :]
         attention = (self.temperature * products / (q[..., None] * k[..., None, :])).softmax(-1)
         project = self.project_out.weight.flatten(1).unflatten(1, (self.heads, -1))
         mix = torch.einsum("ohc,mhcd->mohd", project, attention).flatten(2)
@@ -141,9 +143,9 @@ class GatedFeedForward(nn.Module):
         features: int,  # channels
     ):
         super().__init__()
-        hidden = int(2.66*features)
-        self.project_in = nn.Conv2d(features, 2*hidden, 1, bias=False)
-        self.dwconv = nn.Conv2d(2*hidden, 2*hidden, 3, padding=1, groups=2*hidden, bias=False)
+        hidden = int(2.66 * features)
+        self.project_in = nn.Conv2d(features, 2 * hidden, 1, bias=False)
+        self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=False)
         self.project_out = nn.Conv2d(hidden, features, 1, bias=False)
 
     def forward(
@@ -158,7 +160,8 @@ class GatedFeedForward(nn.Module):
         return F.linear(F.gelu(gate) * value, F.pad(self.project_out.weight.flatten(1), (0, zeros)))
 
 # %% ../../nbs/restorers/30_burstormer.ipynb #23-11-burstormer
-WIDE, HUGE = 2**21, 2**22  # values in a block's input, 8 and 17 MB as float32: above, its gated layer or all of it is recomputed
+# values in a block's input, 8 and 17 MB as float32: above, its gated layer or all of it is recomputed
+WIDE, HUGE = 2**21, 2**22
 
 # %% ../../nbs/restorers/30_burstormer.ipynb #24-11-burstormer
 def recompute(
@@ -201,26 +204,43 @@ class BurstFeatureAttention(nn.Module):
 def deform_conv(
     x: Float[Tensor, "b c h w"],  # features
     offset: Float[Tensor, "b offsets h w"],  # px, channels laid out as (offset group, tap, dy|dx)
-    mask: Float[Tensor, "b masks h w"],  # weight of each tap in [0, 1], channels laid out as (offset group, tap)
+    # weight of each tap in [0, 1], channels laid out as (offset group, tap)
+    mask: Float[Tensor, "b masks h w"],
     weight: Float[Tensor, "c_out c_in kh kw"],  # of a convolution with c / c_in groups; kh and kw odd
     bias: Float[Tensor, "c_out"],  # added to every pixel
     dilation: int = 1,  # distance of the taps at zero offset, px
 ) -> Float[Tensor, "b c_out h w"]:  # same size as x: 0 is read outside the image
-    "Modulated deformable convolution (Zhu et al., Deformable ConvNets v2, CVPR 2019, Eq. 1). `ValueError` when channels do not fit."
+    """Modulated deformable convolution (Zhu et al., Deformable ConvNets v2, CVPR 2019, Eq. 1). `ValueError`
+    when channels do not fit.
+    """
     (b, c, h, w), (c_out, c_in, kh, kw) = x.shape, weight.shape
-    taps, groups = kh*kw, mask.shape[1]//(kh*kw)
-    check(kh % 2 == 1 and kw % 2 == 1, f"weight has a {kh}x{kw} kernel: both sides must be odd")
-    check(c % c_in == 0 and c_out % (c//c_in) == 0, f"weight of shape {tuple(weight.shape)} does not group the {c} channels of x")
-    check(groups > 0 and mask.shape[1] == groups*taps and c % groups == 0, f"mask has {mask.shape[1]} channels: needs {taps} for each group of the {c} channels of x")
-    check(offset.shape[1] == 2*mask.shape[1], f"offset has {offset.shape[1]} channels: needs two for each of the {mask.shape[1]} of mask")
+    taps, groups = kh * kw, mask.shape[1] // (kh * kw)
+    if not (kh % 2 == 1 and kw % 2 == 1):
+        raise ValueError(f"weight has a {kh}x{kw} kernel: both sides must be odd")
+    if not (c % c_in == 0 and c_out % (c // c_in) == 0):
+        raise ValueError(f"weight of shape {tuple(weight.shape)} does not group the {c} channels of x")
+    if not (groups > 0 and mask.shape[1] == groups * taps and c % groups == 0):
+        raise ValueError(
+            f"mask has {mask.shape[1]} channels: needs {taps} for each group of the {c} channels of x"
+        )
+    if offset.shape[1] != 2 * mask.shape[1]:
+        raise ValueError(
+            f"offset has {offset.shape[1]} channels: needs two for each of the {mask.shape[1]} of mask"
+        )
     axis = lambda n: torch.arange(n, dtype=x.dtype, device=x.device)
-    lattice = lambda n, k: (2*(axis(n) + dilation*(axis(k) - k//2).view(-1, 1)) + 1)/n - 1  # (k, n); [-1, 1] spans the image
+    # (k, n); [-1, 1] spans the image
+    lattice = lambda n, k: (2 * (axis(n) + dilation * (axis(k) - k // 2).view(-1, 1)) + 1) / n - 1
     dy, dx = offset.unflatten(1, (groups, kh, kw, 2)).unbind(4)
-    rows, columns = torch.add(lattice(h, kh).view(kh, 1, h, 1), dy, alpha=2/h), torch.add(lattice(w, kw).view(kw, 1, w), dx, alpha=2/w)
-    grid = torch.stack([columns, rows], -1).view(b*groups, taps*h, w, 2)
-    seen = F.grid_sample(x.reshape(b*groups, c//groups, h, w), grid, align_corners=False).view(b*groups, -1, taps, h*w)
-    seen = (seen * mask.reshape(b*groups, 1, taps, h*w)).view(b, c//c_in, c_in*taps, h*w)
-    return (weight.view(c//c_in, -1, c_in*taps) @ seen).view(b, c_out, h, w) + bias.view(-1, 1, 1)
+    rows, columns = (
+        torch.add(lattice(h, kh).view(kh, 1, h, 1), dy, alpha=2 / h),
+        torch.add(lattice(w, kw).view(kw, 1, w), dx, alpha=2 / w),
+    )
+    grid = torch.stack([columns, rows], -1).view(b * groups, taps * h, w, 2)
+    seen = F.grid_sample(x.reshape(b * groups, c // groups, h, w), grid, align_corners=False).view(
+        b * groups, -1, taps, h * w
+    )
+    seen = (seen * mask.reshape(b * groups, 1, taps, h * w)).view(b, c // c_in, c_in * taps, h * w)
+    return (weight.view(c // c_in, -1, c_in * taps) @ seen).view(b, c_out, h, w) + bias.view(-1, 1, 1)
 
 # %% ../../nbs/restorers/30_burstormer.ipynb #38-11-burstormer
 def per_frame(
@@ -265,10 +285,10 @@ class BackProjection(nn.Module):
     ):
         super().__init__()
         self.reference = reference
-        self.encoder1 = nn.Sequential(*[BurstFeatureAttention(2*features, heads=1) for _ in range(2)])
-        self.feat_fusion = conv_gelu(2*features, features)
-        self.feat_expand = conv_gelu(features, 2*features)
-        self.diff_fusion = conv_gelu(2*features, features)
+        self.encoder1 = nn.Sequential(*[BurstFeatureAttention(2 * features, heads=1) for _ in range(2)])
+        self.feat_fusion = conv_gelu(2 * features, features)
+        self.feat_expand = conv_gelu(features, 2 * features)
+        self.diff_fusion = conv_gelu(2 * features, features)
 
     def forward(
         self,
@@ -278,7 +298,7 @@ class BackProjection(nn.Module):
         pair, sign = (pair_with_reference, 1) if self.reference else (pair_neighbours, -1)
         pairs = self.encoder1(pair(x).flatten(0, 1))
         fused = self.feat_fusion(pairs)
-        lost = sign*(self.feat_expand(fused) - pairs)
+        lost = sign * (self.feat_expand(fused) - pairs)
         return (fused + self.diff_fusion(lost)).view_as(x)
 
 # %% ../../nbs/restorers/30_burstormer.ipynb #47-11-burstormer
@@ -294,9 +314,10 @@ class Alignment(nn.Module):
         coarser: bool,  # whether the clue of a coarser level is given
     ):
         super().__init__()
-        self.bottleneck = conv_gelu(2*features, features, bias=False)
-        if coarser: self.bottleneck_o = conv_gelu(2*features, features, bias=False)
-        self.offset_conv = Conv(features, 3*9*OFFSET_GROUPS, 3, padding=1, bias=False)
+        self.bottleneck = conv_gelu(2 * features, features, bias=False)
+        if coarser:
+            self.bottleneck_o = conv_gelu(2 * features, features, bias=False)
+        self.offset_conv = Conv(features, 3 * 9 * OFFSET_GROUPS, 3, padding=1, bias=False)
         self.deform = nn.Conv2d(features, features, 3, padding=2, dilation=2, groups=OFFSET_GROUPS)
         self.back_projection = BackProjection(features, reference=True)
 
@@ -304,13 +325,15 @@ class Alignment(nn.Module):
         self,
         x: Float[Tensor, "b n h w f"],  # features
         coarser: Float[Tensor, "b others h w f"] | None = None,  # the coarser level's clue at this size
-    ) -> tuple[Float[Tensor, "b n h w f"], Float[Tensor, "b others h w f"]]:  # aligned features; the clue of frames 2 to n for a finer level
+        # aligned features; the clue of frames 2 to n for a finer level
+    ) -> tuple[Float[Tensor, "b n h w f"], Float[Tensor, "b others h w f"]]:
         "Predict offsets, move the frames, enrich them with the reference."
         reference, others = x.split([1, x.shape[1] - 1], 1)
         shares = zip((reference, others), self.bottleneck[0].weight.chunk(2, 1))
         seen, own = (per_frame(partial(conv3x3, weight=weight), frames) for frames, weight in shares)
         clue = F.gelu(seen + own)
-        if coarser is not None: clue = per_frame(self.bottleneck_o, torch.cat([coarser, clue], -1))
+        if coarser is not None:
+            clue = per_frame(self.bottleneck_o, torch.cat([coarser, clue], -1))
         return self.back_projection(torch.cat([reference, self.move(others, clue)], 1)), clue
 
     def move(
@@ -319,8 +342,19 @@ class Alignment(nn.Module):
         clue: Float[Tensor, "b others h w f"],  # what says where they went
     ) -> Float[Tensor, "b others h w f"]:  # features moved onto frame 1
         "Predict offsets and weights of the taps, and read the frames there."
-        offset, mask = self.offset_conv(clue.flatten(0, 1)).movedim(-1, 1).split([18*OFFSET_GROUPS, 9*OFFSET_GROUPS], 1)
-        moved = deform_conv(x.flatten(0, 1).movedim(-1, 1), offset, mask.sigmoid(), self.deform.weight, self.deform.bias, dilation=2)
+        offset, mask = (
+            self.offset_conv(clue.flatten(0, 1))
+            .movedim(-1, 1)
+            .split([18 * OFFSET_GROUPS, 9 * OFFSET_GROUPS], 1)
+        )
+        moved = deform_conv(
+            x.flatten(0, 1).movedim(-1, 1),
+            offset,
+            mask.sigmoid(),
+            self.deform.weight,
+            self.deform.bias,
+            dilation=2,
+        )
         return moved.movedim(1, -1).unflatten(0, x.shape[:2])
 
 # %% ../../nbs/restorers/30_burstormer.ipynb #51-11-burstormer
@@ -337,8 +371,14 @@ class EnhancedAlignment(nn.Module):
         self.encoder_level1 = nn.Sequential(*[BurstFeatureAttention(features, heads=1) for _ in range(2)])
         self.encoder_level2 = nn.Sequential(*[BurstFeatureAttention(features, heads=2) for _ in range(2)])
         self.down1, self.down2 = down(), down()
-        self.alignment0, self.alignment1 = Alignment(features, coarser=True), Alignment(features, coarser=True)
-        self.alignment2, self.cascade_alignment = Alignment(features, coarser=False), Alignment(features, coarser=True)
+        self.alignment0, self.alignment1 = (
+            Alignment(features, coarser=True),
+            Alignment(features, coarser=True),
+        )
+        self.alignment2, self.cascade_alignment = (
+            Alignment(features, coarser=False),
+            Alignment(features, coarser=True),
+        )
         self.up1, self.up2, self.offset_up1, self.offset_up2 = up(), up(), up(), up()
 
     def forward(
@@ -350,9 +390,9 @@ class EnhancedAlignment(nn.Module):
         half = per_frame(self.encoder_level2, per_frame(self.down1, full))
         aligned, clue = self.alignment2(per_frame(self.down2, half))
         rough = per_frame(self.up2, aligned)
-        aligned, clue = self.alignment1(half, 2*per_frame(self.offset_up2, clue))
+        aligned, clue = self.alignment1(half, 2 * per_frame(self.offset_up2, clue))
         rough = per_frame(self.up1, rough + aligned)
-        aligned, clue = self.alignment0(full, 2*per_frame(self.offset_up1, clue))
+        aligned, clue = self.alignment0(full, 2 * per_frame(self.offset_up1, clue))
         return self.cascade_alignment(rough + aligned, clue)[0]
 
 # %% ../../nbs/restorers/30_burstormer.ipynb #57-11-burstormer
@@ -362,12 +402,13 @@ def pass_through(
     shares: Sequence[float],  # how much of each frame passes, 1
 ) -> None:
     "Let a convolution start as twice the weighted sum of the frames stacked in its input."
-    conv.weight.mul_(.1)
-    if conv.bias is not None: conv.bias.zero_()
-    centre = conv.weight[:, :, conv.kernel_size[0]//2, conv.kernel_size[1]//2]
-    channels = centre.shape[1]//len(shares)
-    one = torch.cat([share*torch.eye(channels).to(centre) for share in shares], 1)
-    centre.add_(2*one.repeat(len(centre)//channels, 1))
+    conv.weight.mul_(0.1)
+    if conv.bias is not None:
+        conv.bias.zero_()
+    centre = conv.weight[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2]
+    channels = centre.shape[1] // len(shares)
+    one = torch.cat([share * torch.eye(channels).to(centre) for share in shares], 1)
+    centre.add_(2 * one.repeat(len(centre) // channels, 1))
 
 # %% ../../nbs/restorers/30_burstormer.ipynb #59-11-burstormer
 @torch.no_grad()
@@ -376,21 +417,26 @@ def init_near_identity(
 ) -> None:
     "Let an untrained network hand its frames through and predict a correction of 0."
     for module in net.modules():
-        if isinstance(module, ChannelAttention | GatedFeedForward): module.project_out.weight.zero_()
+        if isinstance(module, ChannelAttention | GatedFeedForward):
+            module.project_out.weight.zero_()
         if isinstance(module, Alignment):
             module.offset_conv.weight.zero_()
-            pass_through(module.deform, [1.])
+            pass_through(module.deform, [1.0])
         if isinstance(module, BackProjection):
-            pass_through(module.feat_fusion[0], [0., 1.] if module.reference else [.5, .5])
-            for parameter in module.diff_fusion.parameters(): parameter.zero_()
-    pass_through(net.rec_conv1[0], [1/net.n_frames]*net.n_frames)
-    pass_through(net.rec_conv2[0], [.5, .5])
+            pass_through(module.feat_fusion[0], [0.0, 1.0] if module.reference else [0.5, 0.5])
+            for parameter in module.diff_fusion.parameters():
+                parameter.zero_()
+    pass_through(net.rec_conv1[0], [1 / net.n_frames] * net.n_frames)
+    pass_through(net.rec_conv2[0], [0.5, 0.5])
     for layer in (net.align.up1, net.align.up2, net.out_conv):
-        for parameter in layer.parameters(): parameter.zero_()
+        for parameter in layer.parameters():
+            parameter.zero_()
 
 # %% ../../nbs/restorers/30_burstormer.ipynb #61-11-burstormer
 class Burstormer(nn.Module):
-    "Burst restoration (Dudhane et al., Burstormer, CVPR 2023, burst-denoising variant; DEBIR, Sec. 4.4). `ValueError` when the sizes cannot be."
+    """Burst restoration (Dudhane et al., Burstormer, CVPR 2023, burst-denoising variant; DEBIR, Sec. 4.4).
+    `ValueError` when the sizes cannot be.
+    """
 
     def __init__(
         self,
@@ -398,22 +444,35 @@ class Burstormer(nn.Module):
         in_channels: int = 4,  # channels of a frame: 4 for packed RAW
         out_channels: int = 4,  # channels of the restored image
         features: int = 48,  # channels inside, a multiple of 8
-        residual: bool = True,  # True: a correction to the weighted mean of the frames; False: the published form
+        # True: a correction to the weighted mean of the frames; False: the published form
+        residual: bool = True,
     ):
-        check(n_frames >= 2 and n_frames % 2 == 0, f"n_frames is {n_frames}: frames are fused in pairs, so it must be even")
-        check(features >= 8 and features % OFFSET_GROUPS == 0, f"features is {features}: must be a multiple of {OFFSET_GROUPS}, one share per offset group")
-        check(min(in_channels, out_channels) >= 1, f"in_channels is {in_channels}, out_channels {out_channels}: both must be at least 1")
-        check(not residual or in_channels == out_channels, f"in_channels is {in_channels}, out_channels {out_channels}: a correction to the frames needs them equal; pass residual=False")
+        if not (n_frames >= 2 and n_frames % 2 == 0):
+            raise ValueError(f"n_frames is {n_frames}: frames are fused in pairs, so it must be even")
+        if not (features >= 8 and features % OFFSET_GROUPS == 0):
+            raise ValueError(
+                f"features is {features}: must be a multiple of {OFFSET_GROUPS}, one share per offset group"
+            )
+        if not (min(in_channels, out_channels) >= 1):
+            raise ValueError(
+                f"in_channels is {in_channels}, out_channels {out_channels}: both must be at least 1"
+            )
+        if not (not residual or in_channels == out_channels):
+            raise ValueError(
+                f"in_channels is {in_channels}, out_channels {out_channels}: a correction to the frames needs"
+                " them equal; pass residual=False"
+            )
         super().__init__()
         self.n_frames, self.in_channels, self.residual = n_frames, in_channels, residual
         self.conv1 = nn.Sequential(Conv(in_channels, features, 3, padding=1, bias=False))
         self.align = EnhancedAlignment(features)
         self.back_projection1 = BackProjection(features, reference=False)
-        self.rec_conv1 = nn.Sequential(Conv(n_frames*features, 2*features, 1, bias=False), nn.GELU())
+        self.rec_conv1 = nn.Sequential(Conv(n_frames * features, 2 * features, 1, bias=False), nn.GELU())
         self.back_projection2 = BackProjection(features, reference=False)
-        self.rec_conv2 = nn.Sequential(Conv(2*features, features, 1, bias=False), nn.GELU())
+        self.rec_conv2 = nn.Sequential(Conv(2 * features, features, 1, bias=False), nn.GELU())
         self.out_conv = nn.Sequential(Conv(features, out_channels, 3, padding=1, bias=False))
-        if residual: init_near_identity(self)
+        if residual:
+            init_near_identity(self)
 
     def aligned_features(
         self,
@@ -433,19 +492,36 @@ class Burstormer(nn.Module):
 
     def forward(
         self,
-        burst: Float[Tensor, "b n c h w"],  # linear RAW in [0, 1], h and w at least 4; frame 1 is the reference
-        noise_std: Float[Tensor, "b n"] | None = None,  # standard deviation of each frame's noise, > 0, unit of burst; not used by the published form
+        # linear RAW in [0, 1], h and w at least 4; frame 1 is the reference
+        burst: Float[Tensor, "b n c h w"],
+        # standard deviation of each frame's noise, > 0, unit of burst; not used by the published form
+        noise_std: Float[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b c_out h w"]:  # restored frame 1, linear RAW; not clipped
-        "Restore a burst. `ValueError` on a burst of another shape or with non-finite values, or without noise_std > 0 where it is needed."
-        check(burst.ndim == 5 and burst.shape[1:3] == (self.n_frames, self.in_channels), f"burst has shape {tuple(burst.shape)}: needs (b, {self.n_frames}, {self.in_channels}, h, w)")
-        check(min(burst.shape[-2:]) >= 4, f"burst is {burst.shape[-2]}x{burst.shape[-1]} px: needs at least 4x4")
+        """Restore a burst. `ValueError` on a burst of another shape or with non-finite values, or without
+        noise_std > 0 where it is needed.
+        """
+        if not (burst.ndim == 5 and burst.shape[1:3] == (self.n_frames, self.in_channels)):
+            raise ValueError(
+                f"burst has shape {tuple(burst.shape)}: needs (b, {self.n_frames}, {self.in_channels}, h, w)"
+            )
+        if not (min(burst.shape[-2:]) >= 4):
+            raise ValueError(f"burst is {burst.shape[-2]}x{burst.shape[-1]} px: needs at least 4x4")
         check_finite("burst", burst)
         h, w = burst.shape[-2:]
-        padded = F.pad(burst.flatten(0, 1), (0, -w % 4, 0, -h % 4), mode="reflect").unflatten(0, burst.shape[:2])
+        padded = F.pad(burst.flatten(0, 1), (0, -w % 4, 0, -h % 4), mode="reflect").unflatten(
+            0, burst.shape[:2]
+        )
         out = self.fuse(self.aligned_features(padded))[..., :h, :w]
-        if not self.residual: return out
-        check(noise_std is not None, "noise_std is missing: give the standard deviation of each frame's noise, (b, n)")
-        check(noise_std.shape == burst.shape[:2] and bool((noise_std > 0).all()), f"noise_std of shape {tuple(noise_std.shape)}: needs {tuple(burst.shape[:2])}, all above 0")
+        if not self.residual:
+            return out
+        if noise_std is None:
+            raise ValueError(
+                "noise_std is missing: give the standard deviation of each frame's noise, (b, n)"
+            )
+        if not (noise_std.shape == burst.shape[:2] and bool((noise_std > 0).all())):
+            raise ValueError(
+                f"noise_std of shape {tuple(noise_std.shape)}: needs {tuple(burst.shape[:2])}, all above 0"
+            )
         return weighted_mean(burst, noise_std) + out
 
     @classmethod
@@ -453,14 +529,31 @@ class Burstormer(nn.Module):
         cls,
         state_dict: Mapping[str, Tensor],  # the network's weights under their published names
     ) -> "Burstormer":  # the published form, on the CPU
-        "Build the published form; sizes follow from the weights. `ValueError` names weights that are missing, unexpected or of another shape."
-        sizes = [state_dict.get(name) for name in ("conv1.0.weight", "rec_conv1.0.weight", "out_conv.0.weight")]
-        check(all(w is not None and w.ndim == 4 for w in sizes), "state_dict lacks conv1.0.weight, rec_conv1.0.weight or out_conv.0.weight as 4-D tensors: pass the network's own entries, without a prefix")
+        """Build the published form; sizes follow from the weights. `ValueError` names weights that are
+        missing, unexpected or of another shape.
+        """
+        sizes = [
+            state_dict.get(name) for name in ("conv1.0.weight", "rec_conv1.0.weight", "out_conv.0.weight")
+        ]
+        if not all(w is not None and w.ndim == 4 for w in sizes):
+            raise ValueError(
+                "state_dict lacks conv1.0.weight, rec_conv1.0.weight or out_conv.0.weight as 4-D tensors:"
+                " pass the network's own entries, without a prefix"
+            )
         (features, in_channels), pooled, out_channels = sizes[0].shape[:2], sizes[1].shape[1], len(sizes[2])
-        net = cls(pooled//features, in_channels, out_channels, features, residual=False)
+        net = cls(pooled // features, in_channels, out_channels, features, residual=False)
         own = net.state_dict()
-        for problem, names in {"lacks": own.keys() - state_dict.keys(), "has unexpected": state_dict.keys() - own.keys(),
-                               "has another shape for": {k for k in own.keys() & state_dict.keys() if own[k].shape != state_dict[k].shape}}.items():
-            check(not names, f"state_dict {problem} {len(names)} weights, such as {sorted(names)[:3]}: not a Burstormer for {net.n_frames} frames with {features} features")
+        for problem, names in {
+            "lacks": own.keys() - state_dict.keys(),
+            "has unexpected": state_dict.keys() - own.keys(),
+            "has another shape for": {
+                k for k in own.keys() & state_dict.keys() if own[k].shape != state_dict[k].shape
+            },
+        }.items():
+            if names:
+                raise ValueError(
+                    f"state_dict {problem} {len(names)} weights, such as {sorted(names)[:3]}: not a"
+                    f" Burstormer for {net.n_frames} frames with {features} features"
+                )
         net.load_state_dict(state_dict)
         return net

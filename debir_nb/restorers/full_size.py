@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .burstormer import OFFSET_GROUPS, Burstormer, ChannelAttention
-from ..core import check
 
 # %% ../../nbs/restorers/80_full_size.ipynb #09-19-full-size
 @contextlib.contextmanager
@@ -28,10 +27,13 @@ def _grams(
 ) -> Iterator[None]:
     "Let every attention layer ask `how` for its sums."
     layers = [module for module in net.modules() if isinstance(module, ChannelAttention)]
-    for layer in layers: layer.gram = partial(how, layer, layer.gram)
-    try: yield
+    for layer in layers:
+        layer.gram = partial(how, layer, layer.gram)
+    try:
+        yield
     finally:
-        for layer in layers: del layer.gram
+        for layer in layers:
+            del layer.gram
 
 # %% ../../nbs/restorers/80_full_size.ipynb #10-19-full-size
 class SharedAttention:
@@ -47,13 +49,15 @@ class SharedAttention:
         self.sums[layer] = self.sums.get(layer, 0) + found
         return found
 
-    def collect(self,
+    def collect(
+        self,
         net: Burstormer,  # runs on tiles within the block
     ) -> contextlib.AbstractContextManager:  # to be entered
         "Within the block every tile adds its sums."
         return _grams(net, self._add)
 
-    def use(self,
+    def use(
+        self,
         net: Burstormer,  # runs on tiles within the block
     ) -> contextlib.AbstractContextManager:  # to be entered
         "Within the block all tiles use the totals."
@@ -68,17 +72,19 @@ def reach(
 ) -> int:  # packed px, a multiple of 4; half of the piece's smaller side where even that is not enough
     "How far away pixels matter for the restored one."
     (h, w), shared = burst.shape[-2:], SharedAttention()
-    y, x = ((torch.arange(n) - (n - 1)/2).abs() for n in (h, w))
+    y, x = ((torch.arange(n) - (n - 1) / 2).abs() for n in (h, w))
     far = torch.maximum(y[:, None], x[None])
-    middle = (..., slice(h//2 - 2, h//2 + 2), slice(w//2 - 2, w//2 + 2))
+    middle = (..., slice(h // 2 - 2, h // 2 + 2), slice(w // 2 - 2, w // 2 + 2))
     with torch.no_grad():
-        with shared.collect(net): net(burst, noise_std)
+        with shared.collect(net):
+            net(burst, noise_std)
         with shared.use(net):
             truth = net(burst, noise_std)[middle]
-            for r in range(8, min(h, w)//2, 4):
-                other = torch.where(far > r, burst.roll((h//3, w//3), (-2, -1)), burst)
-                if (net(other, noise_std)[middle] - truth).abs().max() <= tolerance: return r
-    return min(h, w)//2//4*4
+            for r in range(8, min(h, w) // 2, 4):
+                other = torch.where(far > r, burst.roll((h // 3, w // 3), (-2, -1)), burst)
+                if (net(other, noise_std)[middle] - truth).abs().max() <= tolerance:
+                    return r
+    return min(h, w) // 2 // 4 * 4
 
 # %% ../../nbs/restorers/80_full_size.ipynb #16-19-full-size
 def tile_memory(
@@ -87,22 +93,25 @@ def tile_memory(
 ) -> int:  # bytes, beside the network itself and the picture
     "What restoring one tile takes at its peak, without gradients."
     features = net.conv1[0].out_channels
-    hidden = int(2.66*2*features)
-    return 4*net.n_frames*side**2*(11*hidden + 6*9*OFFSET_GROUPS)
+    hidden = int(2.66 * 2 * features)
+    return 4 * net.n_frames * side**2 * (11 * hidden + 6 * 9 * OFFSET_GROUPS)
 
 # %% ../../nbs/restorers/80_full_size.ipynb #19-19-full-size
 def spans(
     total: int,  # length of the picture, px
     tile: int,  # length of a tile, px
     overlap: int,  # px at a tile's border that are not kept
-) -> list[tuple[int, int, int]]:  # where each tile starts, and the first and one past the last px that are kept of it
+    # where each tile starts, and the first and one past the last px that are kept of it
+) -> list[tuple[int, int, int]]:
     "Cover a length with tiles of one size; lengths that are multiples of 4 give starts that are."
-    if total <= tile: return [(0, 0, total)]
+    if total <= tile:
+        return [(0, 0, total)]
     found, kept = [], 0
     while kept < total:
         start = min(max(0, kept - overlap), total - tile)
         stop = total if start + tile == total else start + tile - overlap
-        found.append((start, kept, stop)); kept = stop
+        found.append((start, kept, stop))
+        kept = stop
     return found
 
 # %% ../../nbs/restorers/80_full_size.ipynb #21-19-full-size
@@ -114,14 +123,24 @@ def fit_tiles(
     burst: Float[Tensor, "1 n c h w"],  # linear RAW, sides multiples of 4
     noise_std: Float[Tensor, "1 n"],  # of each frame
     memory: float,  # bytes that a tile may take
-) -> tuple[list[tuple[tuple[int, int, int], tuple[int, int, int]]], tuple[int, int]]:  # `spans` down and across of every tile; height and width of a tile, px
-    "The largest tiles that the memory allows, overlapping by the network's reach. `ValueError` says what memory is needed when it does not suffice."
-    (h, w), side = burst.shape[-2:], int((memory/tile_memory(net, 1))**0.5)//4*4
-    said = f"memory is {memory/1e9:.3f} GB, which is a tile of {side} px"
-    check(side >= 64, f"{said}: give at least {tile_memory(net, 64)/1e9:.3f} GB")
+    # `spans` down and across of every tile; height and width of a tile, px
+) -> tuple[list[tuple[tuple[int, int, int], tuple[int, int, int]]], tuple[int, int]]:
+    """The largest tiles that the memory allows, overlapping by the network's reach. `ValueError` says what
+    memory is needed when it does not suffice.
+    """
+    (h, w), side = burst.shape[-2:], int((memory / tile_memory(net, 1)) ** 0.5) // 4 * 4
+    said = f"memory is {memory / 1e9:.3f} GB, which is a tile of {side} px"
+    if not (side >= 64):
+        raise ValueError(f"{said}: give at least {tile_memory(net, 64) / 1e9:.3f} GB")
     height, width = min(side, h), min(side, w)
-    overlap = reach(net, burst[..., (h - height)//8*4:, (w - width)//8*4:][..., :height, :width], noise_std)
-    check(side > 2*overlap, f"{said}, but the network looks {overlap} px far: give at least {tile_memory(net, 3*overlap)/1e9:.3f} GB")
+    overlap = reach(
+        net, burst[..., (h - height) // 8 * 4 :, (w - width) // 8 * 4 :][..., :height, :width], noise_std
+    )
+    if not (side > 2 * overlap):
+        raise ValueError(
+            f"{said}, but the network looks {overlap} px far: give at least"
+            f" {tile_memory(net, 3 * overlap) / 1e9:.3f} GB"
+        )
     return [(y, x) for y in spans(h, height, overlap) for x in spans(w, width, overlap)], (height, width)
 
 # %% ../../nbs/restorers/80_full_size.ipynb #23-19-full-size
@@ -134,7 +153,8 @@ def restore_tiles(
     shape: tuple[int, int],  # height and width of a tile, px
 ) -> Iterator[Float[Tensor, "1 c_out height width"]]:  # each tile's own restoration, borders included
     "Restore tiles one after the other."
-    for (y, *_), (x, *_) in tiles: yield net(burst[..., y:y + shape[0], x:x + shape[1]], noise_std)
+    for (y, *_), (x, *_) in tiles:
+        yield net(burst[..., y : y + shape[0], x : x + shape[1]], noise_std)
 
 # %% ../../nbs/restorers/80_full_size.ipynb #24-19-full-size
 def assemble(
@@ -145,8 +165,9 @@ def assemble(
     (_, _, h), (_, _, w) = tiles[-1]
     out = None
     for (y, x), piece in zip(tiles, pieces):
-        if out is None: out = piece.new_empty(*piece.shape[:2], h, w)
-        out[..., y[1]:y[2], x[1]:x[2]] = piece[..., y[1] - y[0]:y[2] - y[0], x[1] - x[0]:x[2] - x[0]]
+        if out is None:
+            out = piece.new_empty(*piece.shape[:2], h, w)
+        out[..., y[1] : y[2], x[1] : x[2]] = piece[..., y[1] - y[0] : y[2] - y[0], x[1] - x[0] : x[2] - x[0]]
     return out
 
 # %% ../../nbs/restorers/80_full_size.ipynb #25-19-full-size
@@ -157,15 +178,33 @@ def restore_full_size(
     noise_std: Float[Tensor, "1 n"],  # standard deviation of each frame's noise
     memory: float = 2e9,  # bytes that a tile may take
 ) -> Float[Tensor, "1 c_out h w"]:  # restored frame 1, linear RAW; not clipped
-    "Restore a burst of any size in tiles that agree on their attention. `ValueError` when it is not one burst, or the memory does not suffice for a tile."
-    check(len(burst) == 1, f"burst holds {len(burst)} bursts: give one at a time")
+    """Restore a burst of any size in tiles that agree on their attention. `ValueError` when it is not one
+    burst, or the memory does not suffice for a tile.
+    """
+    if len(burst) != 1:
+        raise ValueError(f"burst holds {len(burst)} bursts: give one at a time")
     h, w = burst.shape[-2:]
-    if tile_memory(net, max(h, w)) <= memory: return net(burst, noise_std)
+    if tile_memory(net, max(h, w)) <= memory:
+        return net(burst, noise_std)
     padded = F.pad(burst[0], (0, -w % 4, 0, -h % 4), mode="reflect")[None]
     tiles, shape = fit_tiles(net, padded, noise_std, memory)
-    some, shared = [tiles[i] for i in torch.linspace(0, len(tiles) - 1, min(N_SAMPLES, len(tiles))).round().int().tolist()], SharedAttention()
+    some, shared = (
+        [
+            tiles[i]
+            for i in torch.linspace(0, len(tiles) - 1, min(N_SAMPLES, len(tiles))).round().int().tolist()
+        ],
+        SharedAttention(),
+    )
     with shared.collect(net):
-        for _ in restore_tiles(net, padded, noise_std, some, shape): pass
+        for _ in restore_tiles(net, padded, noise_std, some, shape):
+            pass
     with shared.use(net):
-        pieces = tqdm(restore_tiles(net, padded, noise_std, tiles, shape), desc="restore", unit="tile", total=len(tiles), delay=5, mininterval=1)
+        pieces = tqdm(
+            restore_tiles(net, padded, noise_std, tiles, shape),
+            desc="restore",
+            unit="tile",
+            total=len(tiles),
+            delay=5,
+            mininterval=1,
+        )
         return assemble(pieces, tiles)[..., :h, :w]

@@ -20,12 +20,16 @@ def by_threads(
     threads: int,  # that work at the same time
 ) -> Iterator:  # what work returned, in order
     "Work on several items at the same time, each in one thread."
+
     def alone(item):
         torch.set_num_threads(1)  # of this thread
         return work(item)
+
     try:
-        with ThreadPoolExecutor(threads) as pool: yield from pool.map(alone, items)
-    finally: torch.set_num_threads(threads)
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(alone, items)
+    finally:
+        torch.set_num_threads(threads)
 
 # %% ../../nbs/restorers/10_protocol.ipynb #08-17-stages
 def shares_of(
@@ -33,7 +37,10 @@ def shares_of(
     threads: int,  # that share them
 ) -> list[slice]:  # as many as threads, if there are as many scenes
     "A batch dealt to threads."
-    return [slice(int(rows[0]), int(rows[-1]) + 1) for rows in torch.arange(batch).tensor_split(min(threads, batch))]
+    return [
+        slice(int(rows[0]), int(rows[-1]) + 1)
+        for rows in torch.arange(batch).tensor_split(min(threads, batch))
+    ]
 
 # %% ../../nbs/restorers/10_protocol.ipynb #11-17-stages
 def restore(
@@ -42,10 +49,17 @@ def restore(
     noise_std: Float[Tensor, "b n"],  # of each frame, linear RAW
 ) -> Float[Tensor, "b c h w"]:  # restored packed RAW
     "A restoration without gradients, found by threads."
+
     def share(rows):
-        with torch.no_grad(): return restorer(frames[rows], noise_std[rows])  # which a thread does not inherit
+        with torch.no_grad():
+            return restorer(frames[rows], noise_std[rows])  # which a thread does not inherit
+
     threads = torch.get_num_threads() if frames.device.type == "cpu" else 1
-    return torch.cat(list(by_threads(share, shares_of(len(frames), threads), threads))) if min(threads, len(frames)) > 1 else share(slice(None))
+    return (
+        torch.cat(list(by_threads(share, shares_of(len(frames), threads), threads)))
+        if min(threads, len(frames)) > 1
+        else share(slice(None))
+    )
 
 # %% ../../nbs/restorers/10_protocol.ipynb #14-17-stages
 def device_of(

@@ -6,21 +6,28 @@
 __all__ = ['turned', 'pixels', 'cut_scene', 'scene_colour', 'true_motion', 'check_space', 'build_scenes']
 
 # %% ../../nbs/scenes/40_build.ipynb #02-16-scenes
-import contextlib, csv, json, math, multiprocessing, os, shutil, threading
+import contextlib
+import csv
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import cv2
-import torch
 import numpy as np
+import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
 from ..closure import closure, package
-from ..core import FRAME_TIME, check, generator
+from ..core import FRAME_TIME, generator
 from ..disk import atomic, fingerprint
 from ..light.footage import Clip, raw_light
 from ..light.interpolation import Interpolator
@@ -29,7 +36,15 @@ from ..light.radiance import hand_held, to_linear
 from ..light.raw import CameraColour, dequantise, random_colour, sample_cfa, srgb_to_linear, to_camera
 from ..light.simulator import Light, Simulator
 from .plan import FIRST_TICK, SPLITS, frames_needed
-from .store import BLOCK, StoredLight, StoredScene, block_sums, encode_scene, held_light, scene_hash
+from debir_nb.scenes.store import (
+    BLOCK,
+    StoredLight,
+    StoredScene,
+    block_sums,
+    encode_scene,
+    held_light,
+    scene_hash,
+)
 
 # %% ../../nbs/scenes/40_build.ipynb #25-16-scenes
 def turned(
@@ -43,9 +58,14 @@ def turned(
 # %% ../../nbs/scenes/40_build.ipynb #27-16-scenes
 def pixels(
     clip: Clip,  # footage
-) -> UInt8[np.ndarray, "n h w 3"] | Float32[np.ndarray, "1 h w 3"]:  # display-referred sRGB of a clip; linear camera RGB of a RAW photograph
+    # display-referred sRGB of a clip; linear camera RGB of a RAW photograph
+) -> UInt8[np.ndarray, "n h w 3"] | Float32[np.ndarray, "1 h w 3"]:
     "All frames of a clip, to be cut into scenes."
-    return raw_light(clip.raw())[None].permute(0, 2, 3, 1).numpy() if clip.is_raw else clip.frames().permute(0, 2, 3, 1).numpy()
+    return (
+        raw_light(clip.raw())[None].permute(0, 2, 3, 1).numpy()
+        if clip.is_raw
+        else clip.frames().permute(0, 2, 3, 1).numpy()
+    )
 
 # %% ../../nbs/scenes/40_build.ipynb #28-16-scenes
 def _film(
@@ -56,10 +76,20 @@ def _film(
 ) -> Float32[np.ndarray, "t size size 3"]:  # linear light; one per tick, or a single one of a scene at rest
     "A crop of a photograph, at rest or in the hand."
     y, x, size, speed = (scene[name] for name in ("y", "x", "size", "speed"))
-    if speed == 0: return photo[None, y:y + size, x:x + size]
-    middle, duration = (x + (size - 1)/2, y + (size - 1)/2), n_ticks*FRAME_TIME
-    filmed = hand_held(photo, generator(scene["seed"], 2), (size, size), middle, 240*speed, duration, clip.shake.objects, clip.shake.readout)
-    return np.stack([filmed((k + 0.5)*FRAME_TIME) for k in range(n_ticks)]).clip(0, 1)
+    if speed == 0:
+        return photo[None, y : y + size, x : x + size]
+    middle, duration = (x + (size - 1) / 2, y + (size - 1) / 2), n_ticks * FRAME_TIME
+    filmed = hand_held(
+        photo,
+        generator(scene["seed"], 2),
+        (size, size),
+        middle,
+        240 * speed,
+        duration,
+        clip.shake.objects,
+        clip.shake.readout,
+    )
+    return np.stack([filmed((k + 0.5) * FRAME_TIME) for k in range(n_ticks)]).clip(0, 1)
 
 # %% ../../nbs/scenes/40_build.ipynb #29-16-scenes
 def cut_scene(
@@ -68,15 +98,31 @@ def cut_scene(
     scene: dict,  # a row of the plan
     n_ticks: int,  # length of a scene, radiance frames
     margin: int = 24,  # seen by the flow around the crop, px
-) -> Float[Tensor, "t 3 size size"]:  # linear RGB in [0, 1], the camera's for RAW; one per tick, or a single one of a scene at rest
+    # linear RGB in [0, 1], the camera's for RAW; one per tick, or a single one of a scene at rest
+) -> Float[Tensor, "t 3 size size"]:
     "The light of one scene at 1920 frames/s, turned as planned (paper, Sec. 5.1)."
     start, y, x, size = (scene[name] for name in ("start_frame", "y", "x", "size"))
     top, left = max(0, y - margin), max(0, x - margin)
     if clip.n_frames > 1:
-        window = np.ascontiguousarray(footage[start:start + frames_needed(clip, n_ticks), top:y + size + margin, left:x + size + margin])
-        light = to_linear(Interpolator(window, clip.fps).ticks(FIRST_TICK, n_ticks, y - top, x - left, (size, size)))
-    elif clip.is_raw: light = _film(clip, footage[0], scene, n_ticks)
-    else: light = _film(clip, srgb_to_linear(dequantise(torch.from_numpy(footage[0]), generator(scene["seed"], 1))).numpy(), scene, n_ticks)
+        window = np.ascontiguousarray(
+            footage[
+                start : start + frames_needed(clip, n_ticks),
+                top : y + size + margin,
+                left : x + size + margin,
+            ]
+        )
+        light = to_linear(
+            Interpolator(window, clip.fps).ticks(FIRST_TICK, n_ticks, y - top, x - left, (size, size))
+        )
+    elif clip.is_raw:
+        light = _film(clip, footage[0], scene, n_ticks)
+    else:
+        light = _film(
+            clip,
+            srgb_to_linear(dequantise(torch.from_numpy(footage[0]), generator(scene["seed"], 1))).numpy(),
+            scene,
+            n_ticks,
+        )
     return turned(torch.from_numpy(light).permute(0, 3, 1, 2), scene["symmetry"])
 
 # %% ../../nbs/scenes/40_build.ipynb #30-16-scenes
@@ -84,7 +130,9 @@ def scene_colour(
     clip: Clip,  # footage
     seed: int,  # of the scene
 ) -> CameraColour:  # of one camera (b = 1)
-    "The camera of a scene: a RAW photograph's own, or one drawn from the seed (after Brooks et al., CVPR 2019)."
+    """The camera of a scene: a RAW photograph's own, or one drawn from the seed (after Brooks et al., CVPR
+    2019).
+    """
     return clip.raw().colour() if clip.is_raw else random_colour(1, generator(seed))
 
 # %% ../../nbs/scenes/40_build.ipynb #40-16-scenes
@@ -93,7 +141,7 @@ def true_motion(
     colour: CameraColour,  # of one camera (b = 1)
 ) -> float:  # packed px
     "Mean flow between the noise-free previews of a scene: what m_p estimates (paper, Sec. 4.1)."
-    noiseless = Simulator(noise=lambda gain: (0*gain, 0*gain))
+    noiseless = Simulator(noise=lambda gain: (0 * gain, 0 * gain))
     previous, preview = noiseless.previews(light, torch.ones(1), generator(0))
     return motion_magnitude(preview, previous, colour).item()
 
@@ -104,9 +152,19 @@ def check_space(
     n_ticks: int,  # length of a scene, radiance frames
 ) -> int:  # bytes needed
     "`ValueError` when the disk has no room for the scenes of a plan."
-    need = sum((n_ticks + 4*(n_ticks//BLOCK + 1) if scene["fps"] < math.inf or scene["speed"] else 6)*scene["size"]**2 for scene in plan)
-    free = shutil.disk_usage(next(place for place in [folder, *folder.absolute().parents] if place.exists())).free
-    check(free > 1.05*need, f"{len(plan)} scenes need {need/1e9:.2f} GB in {folder}, {free/1e9:.2f} GB are free: make room or lower the scene counts in params.yaml")
+    need = sum(
+        (n_ticks + 4 * (n_ticks // BLOCK + 1) if scene["fps"] < math.inf or scene["speed"] else 6)
+        * scene["size"] ** 2
+        for scene in plan
+    )
+    free = shutil.disk_usage(
+        next(place for place in [folder, *folder.absolute().parents] if place.exists())
+    ).free
+    if not (free > 1.05 * need):
+        raise ValueError(
+            f"{len(plan)} scenes need {need / 1e9:.2f} GB in {folder}, {free / 1e9:.2f} GB are free: make"
+            " room or lower the scene counts in params.yaml"
+        )
     return need
 
 # %% ../../nbs/scenes/40_build.ipynb #44b-16-scenes
@@ -115,8 +173,10 @@ def _same_everywhere() -> Iterator[None]:
     "Meanwhile OpenCV computes alike on every processor."
     fast = cv2.useOptimized()
     cv2.setUseOptimized(False)
-    try: yield
-    finally: cv2.setUseOptimized(fast)
+    try:
+        yield
+    finally:
+        cv2.setUseOptimized(fast)
 
 # %% ../../nbs/scenes/40_build.ipynb #45-16-scenes
 def _build_scene(
@@ -130,9 +190,12 @@ def _build_scene(
     colour, light = scene_colour(clip, scene["seed"]), cut_scene(clip, footage, scene, n_ticks)
     codes = encode_scene(sample_cfa(light if clip.is_raw else to_camera(light[None], colour)[0]))
     stored = StoredScene(codes, block_sums(codes))
-    np.save(place, codes); np.save(place.with_suffix(".sums.npy"), stored.blocks)
+    np.save(place, codes)
+    np.save(place.with_suffix(".sums.npy"), stored.blocks)
     motion = true_motion(StoredLight((stored,), torch.tensor([held_light(clip.fps)]), n_ticks), colour)
-    camera = {f"rgb2cam_{i}{j}": colour.rgb2cam[0, i, j].item() for i in range(3) for j in range(3)} | {name: getattr(colour, name).item() for name in ("red_gain", "blue_gain", "rgb_gain")}
+    camera = {f"rgb2cam_{i}{j}": colour.rgb2cam[0, i, j].item() for i in range(3) for j in range(3)} | {
+        name: getattr(colour, name).item() for name in ("red_gain", "blue_gain", "rgb_gain")
+    }
     return {"motion": round(motion, 3), "ticks": n_ticks, **camera, "hash": scene_hash(place)}
 
 # %% ../../nbs/scenes/40_build.ipynb #46-16-scenes
@@ -147,20 +210,30 @@ def _build_clip(
     "Write those scenes of a clip that are not there yet."
     footage, rows = None, []
     for scene in scenes:
-        place = begun/scene["split"]/f"{scene['row']:05d}.npy"
-        note, made_from = place.with_suffix(".json"), [code, scene, clip.path.stat().st_mtime_ns, clip.path.stat().st_size]
+        place = begun / scene["split"] / f"{scene['row']:05d}.npy"
+        note, made_from = (
+            place.with_suffix(".json"),
+            [
+                code,
+                scene,
+                clip.path.stat().st_mtime_ns,
+                clip.path.stat().st_size,
+            ],
+        )
         done = json.loads(note.read_text()) if note.exists() else {}
         if done.get("made_from") != made_from:
             footage = pixels(clip) if footage is None else footage
             done = {"made_from": made_from, "found": _build_scene(clip, footage, scene, place, n_ticks)}
-            with atomic(note) as tmp: tmp.write_text(json.dumps(done))
+            with atomic(note) as tmp:
+                tmp.write_text(json.dumps(done))
         rows.append(scene | done["found"])
     return rows
 
 # %% ../../nbs/scenes/40_build.ipynb #48-16-scenes
 def _worker() -> None:
     "Prepare a process that builds scenes."
-    torch.set_num_threads(1); cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
@@ -172,13 +245,26 @@ def build_scenes(
     n_ticks: int,  # length of a scene, radiance frames
     workers: int = 1,  # processes that share the clips
 ) -> None:
-    "Interpolate, unprocess and store every scene of a plan; an interrupted build is continued (paper, Sec. 5.1). `ValueError` when the disk is too small."
-    folder = Path(folder); begun = folder.with_name(f".{folder.name}.begun")
+    """Interpolate, unprocess and store every scene of a plan; an interrupted build is continued (paper, Sec.
+    5.1). `ValueError` when the disk is too small.
+    """
+    folder = Path(folder)
+    begun = folder.with_name(f".{folder.name}.begun")
     check_space(folder, plan, n_ticks)
-    for split in SPLITS: (begun/split).mkdir(parents=True, exist_ok=True)
-    build = partial(_build_clip, begun=begun, n_ticks=n_ticks, code=fingerprint(n_ticks, closure(package()/"scenes"/"build.py")))
+    for split in SPLITS:
+        (begun / split).mkdir(parents=True, exist_ok=True)
+    build = partial(
+        _build_clip,
+        begun=begun,
+        n_ticks=n_ticks,
+        code=fingerprint(n_ticks, closure(package() / "scenes" / "build.py")),
+    )
     wanted, rows = [[scene for scene in plan if scene["clip"] == clip.name] for clip in clips], {}
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _worker) if workers > 1 else contextlib.nullcontext()
+    pool = (
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _worker)
+        if workers > 1
+        else contextlib.nullcontext()
+    )
     with pool, tqdm(total=len(plan), desc="scenes", unit="scene", delay=5, mininterval=1) as bar:
         for built in (pool.map if workers > 1 else map)(build, clips, wanted):
             rows |= {(row["split"], row["row"]): row for row in built}
@@ -194,9 +280,12 @@ def _finish(
     "Write the manifest, remove the notes and whatever no scene needs, and give the folder its name."
     wanted = {Path(row["split"], f"{row['row']:05d}{end}") for row in rows for end in (".npy", ".sums.npy")}
     for file in [p for p in begun.rglob("*") if p.is_file()]:
-        if file.relative_to(begun) not in wanted: file.unlink()
-    with open(begun/"scenes.csv", "w", newline="") as file:
+        if file.relative_to(begun) not in wanted:
+            file.unlink()
+    with open(begun / "scenes.csv", "w", newline="") as file:
         table = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        table.writeheader(); table.writerows(rows)
-    if folder.exists(): shutil.rmtree(folder)
+        table.writeheader()
+        table.writerows(rows)
+    if folder.exists():
+        shutil.rmtree(folder)
     os.replace(begun, folder)

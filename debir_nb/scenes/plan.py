@@ -7,15 +7,16 @@ __all__ = ['SPLITS', 'FIRST_TICK', 'split_sources', 'split_clips', 'picture_hash
            'usable', 'plan_scenes']
 
 # %% ../../nbs/scenes/20_plan.ipynb #02-scenes-20-plan
-import hashlib, math
+import hashlib
+import math
 from collections.abc import Iterable, Sequence
 
 import cv2
-import torch
 import numpy as np
+import torch
 from jaxtyping import Bool, UInt8
 
-from ..core import FRAME_TIME, check, generator
+from ..core import FRAME_TIME, generator
 from ..light.footage import Clip
 
 # %% ../../nbs/scenes/20_plan.ipynb #05-16-scenes
@@ -27,12 +28,19 @@ def split_sources(
     shares: tuple[float, float, float],  # of restore, baenet, test; they sum to 1
     seed: int = 0,  # another seed deals them differently
 ) -> dict[str, str]:  # source -> split
-    "Deal sources to the three splits, at least one to each (paper, Sec. 5.1). `ValueError` for fewer than three sources."
+    """Deal sources to the three splits, at least one to each (paper, Sec. 5.1). `ValueError` for fewer than
+    three sources.
+    """
     key = lambda source: hashlib.sha256(f"{seed} {source}".encode()).hexdigest()
     names = sorted(set(sources), key=key)
-    check(len(names) >= 3, f"the footage has {len(names)} source(s), {names}: three are needed, so that training and test share none; add clips")
-    check(abs(sum(shares) - 1) < 1e-6 and min(shares) > 0, f"shares are {shares}: give three positive shares that sum to 1")
-    edges = np.round(np.cumsum(shares)*len(names)).astype(int)
+    if len(names) < 3:
+        raise ValueError(
+            f"the footage has {len(names)} source(s), {names}: three are needed, so that training and test"
+            " share none; add clips"
+        )
+    if not (abs(sum(shares) - 1) < 1e-6 and min(shares) > 0):
+        raise ValueError(f"shares are {shares}: give three positive shares that sum to 1")
+    edges = np.round(np.cumsum(shares) * len(names)).astype(int)
     first, second = max(1, min(edges[0], len(names) - 2)), edges[1]
     second = max(first + 1, min(second, len(names) - 1))
     return {name: SPLITS[int(i >= first) + int(i >= second)] for i, name in enumerate(names)}
@@ -43,15 +51,27 @@ def split_clips(
     shares: tuple[float, float, float],  # of the sources that declare no split
     seed: int = 0,  # of the deal
 ) -> dict[str, str]:  # source -> split
-    "Splits as declared, the other sources dealt (paper, Sec. 5.1). `ValueError` when a declaration is unknown or contradicts another, or a split stays empty."
+    """Splits as declared, the other sources dealt (paper, Sec. 5.1). `ValueError` when a declaration is
+    unknown or contradicts another, or a split stays empty.
+    """
     split_of = {}
     for clip in clips:
-        check(clip.split in ("", *SPLITS), f"clip {clip.name!r} declares the split {clip.split!r}: write one of {', '.join(SPLITS)}")
-        check(split_of.setdefault(clip.source, clip.split) == clip.split, f"the clips of source {clip.source!r} declare different splits: they show the same things and must stay together")
+        if clip.split not in ("", *SPLITS):
+            raise ValueError(
+                f"clip {clip.name!r} declares the split {clip.split!r}: write one of {', '.join(SPLITS)}"
+            )
+        if split_of.setdefault(clip.source, clip.split) != clip.split:
+            raise ValueError(
+                f"the clips of source {clip.source!r} declare different splits: they show the same things and"
+                " must stay together"
+            )
     rest = [source for source, split in split_of.items() if not split]
     split_of |= split_sources(rest, shares, seed) if rest else {}
     empty = [split for split in SPLITS if split not in split_of.values()]
-    check(not empty, f"no source is left for {', '.join(empty)}: declare fewer splits in footage.yaml or add clips")
+    if empty:
+        raise ValueError(
+            f"no source is left for {', '.join(empty)}: declare fewer splits in footage.yaml or add clips"
+        )
     return split_of
 
 # %% ../../nbs/scenes/20_plan.ipynb #10-16-scenes
@@ -59,7 +79,9 @@ def picture_hash(
     frame: UInt8[np.ndarray, "h w 3"],  # display-referred sRGB
 ) -> Bool[np.ndarray, "256"]:  # which of two neighbours is brighter
     "Difference hash of a picture (after Krawetz, 2013)."
-    small = cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), (17, 16), interpolation=cv2.INTER_AREA).astype(int)
+    small = cv2.resize(
+        cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), (17, 16), interpolation=cv2.INTER_AREA
+    ).astype(int)
     return (np.diff(small, axis=1) > 0).ravel()
 
 # %% ../../nbs/scenes/20_plan.ipynb #11-16-scenes
@@ -69,14 +91,24 @@ def check_near_duplicates(
     most: int = 20,  # differing bits of 256 at which two pictures are still called one
 ) -> None:
     "`ValueError` when clips in different splits look alike in their middle frame."
-    middle = [clip.n_frames//2 for clip in clips]
-    hashes = np.array([picture_hash(clip.frames(m, m + 1)[0].permute(1, 2, 0).numpy()) for clip, m in zip(clips, middle)])
+    middle = [clip.n_frames // 2 for clip in clips]
+    hashes = np.array(
+        [picture_hash(clip.frames(m, m + 1)[0].permute(1, 2, 0).numpy()) for clip, m in zip(clips, middle)]
+    )
     bits = hashes.astype(np.float32)
     apart = bits @ (1 - bits).T + (1 - bits) @ bits.T
     other = np.array([split_of[clip.source] for clip in clips])
-    alike = [(clips[i], clips[j]) for i, j in np.argwhere(np.triu((apart <= most) & (other[:, None] != other)))]
-    named = "; ".join(f"{a.name!r} ({split_of[a.source]}) and {b.name!r} ({split_of[b.source]})" for a, b in alike[:3])
-    check(not alike, f"{len(alike)} pairs of clips in different splits look alike: {named}. Give both the same source in footage.yaml, or remove one")
+    alike = [
+        (clips[i], clips[j]) for i, j in np.argwhere(np.triu((apart <= most) & (other[:, None] != other)))
+    ]
+    named = "; ".join(
+        f"{a.name!r} ({split_of[a.source]}) and {b.name!r} ({split_of[b.source]})" for a, b in alike[:3]
+    )
+    if alike:
+        raise ValueError(
+            f"{len(alike)} pairs of clips in different splits look alike: {named}. Give both the same source"
+            " in footage.yaml, or remove one"
+        )
 
 # %% ../../nbs/scenes/20_plan.ipynb #14-16-scenes
 FIRST_TICK = 1  # of a scene, counted from a frame of the footage: 79 + 1 is a multiple of 8
@@ -87,17 +119,30 @@ def frames_needed(
     n_ticks: int,  # length of a scene, radiance frames
 ) -> int:  # frames of the footage
     "How many frames of a clip one scene takes; a photograph stands still for ever."
-    return 1 if clip.n_frames == 1 else math.ceil((FIRST_TICK + n_ticks - 1)*FRAME_TIME*clip.fps - 1e-6) + 1
+    return (
+        1 if clip.n_frames == 1 else math.ceil((FIRST_TICK + n_ticks - 1) * FRAME_TIME * clip.fps - 1e-6) + 1
+    )
 
 # %% ../../nbs/scenes/20_plan.ipynb #16-16-scenes
 def usable(
     clips: Sequence[Clip],  # footage
     n_ticks: int,  # length of a scene, radiance frames
     size: int,  # side of the largest crop, px
-) -> tuple[list[Clip], dict[str, str]]:  # clips that hold a scene, and the names of the others with the reason
+    # clips that hold a scene, and the names of the others with the reason
+) -> tuple[list[Clip], dict[str, str]]:
     "Leave out clips that are too short or too small for one scene."
-    why = {clip.name: f"has {clip.n_frames} frames, a scene of {n_ticks} ticks needs {frames_needed(clip, n_ticks)}" for clip in clips if clip.n_frames < frames_needed(clip, n_ticks)}
-    why |= {clip.name: f"is {clip.size[0]} x {clip.size[1]} px, a crop needs {size} px" for clip in clips if min(clip.size) < size}
+    why = {
+        clip.name: (
+            f"has {clip.n_frames} frames, a scene of {n_ticks} ticks needs {frames_needed(clip, n_ticks)}"
+        )
+        for clip in clips
+        if clip.n_frames < frames_needed(clip, n_ticks)
+    }
+    why |= {
+        clip.name: f"is {clip.size[0]} x {clip.size[1]} px, a crop needs {size} px"
+        for clip in clips
+        if min(clip.size) < size
+    }
     return [clip for clip in clips if clip.name not in why], why
 
 # %% ../../nbs/scenes/20_plan.ipynb #17-16-scenes
@@ -108,21 +153,46 @@ def plan_scenes(
     shares: tuple[float, float, float],  # of the sources that declare no split
     n_ticks: int,  # length of a scene, radiance frames
     seed: int,  # of the plan
-) -> list[dict]:  # one row per scene: split, row, clip, source, fps, slowed, licence, start_frame, y, x, size, symmetry, speed (px per 1/240 s), seed
-    "Choose crops and start times (paper, Sec. 5.1). `ValueError` when a clip is too short or too small, or a size is odd."
+    # one row per scene: split, row, clip, source, fps, slowed, licence, start_frame, y, x, size, symmetry, speed
+    # (px per 1/240 s), seed
+) -> list[dict]:
+    """Choose crops and start times (paper, Sec. 5.1). `ValueError` when a clip is too short or too small, or
+    a size is odd.
+    """
     split_of = split_clips(clips, shares, seed)
     check_near_duplicates(clips, split_of)
     plan = []
     for split in SPLITS:
         mine, size = [clip for clip in clips if split_of[clip.source] == split], sizes[split]
-        check(size % 2 == 0, f"sizes[{split!r}] is {size}: a Bayer crop needs an even side")
-        for name, why in usable(mine[:counts[split]], n_ticks, size)[1].items(): raise ValueError(f"clip {name!r} {why}: use a longer or larger clip, or a smaller crop")
+        if size % 2 != 0:
+            raise ValueError(f"sizes[{split!r}] is {size}: a Bayer crop needs an even side")
+        for name, why in usable(mine[: counts[split]], n_ticks, size)[1].items():
+            raise ValueError(f"clip {name!r} {why}: use a longer or larger clip, or a smaller crop")
         for row in range(counts[split]):
             clip, draws = mine[row % len(mine)], generator(seed, SPLITS.index(split), row)
             last = clip.n_frames - frames_needed(clip, n_ticks)
-            start, y, x, own = (int(torch.randint(high, (), generator=draws)) for high in (last + 1, clip.size[0] - size + 1, clip.size[1] - size + 1, 2**31))
+            start, y, x, own = (
+                int(torch.randint(high, (), generator=draws))
+                for high in (last + 1, clip.size[0] - size + 1, clip.size[1] - size + 1, 2**31)
+            )
             symmetry = 0 if split == "test" else int(torch.randint(8, (), generator=draws))
-            speed = clip.shake.speed*torch.rand((), generator=draws).item()**2 if clip.shake else 0.0
-            plan.append({"split": split, "row": row, "clip": clip.name, "source": clip.source, "fps": clip.fps, "slowed": clip.slowed, "licence": clip.licence,
-                         "start_frame": start, "y": y, "x": x, "size": size, "symmetry": symmetry, "speed": speed, "seed": own})
+            speed = clip.shake.speed * torch.rand((), generator=draws).item() ** 2 if clip.shake else 0.0
+            plan.append(
+                {
+                    "split": split,
+                    "row": row,
+                    "clip": clip.name,
+                    "source": clip.source,
+                    "fps": clip.fps,
+                    "slowed": clip.slowed,
+                    "licence": clip.licence,
+                    "start_frame": start,
+                    "y": y,
+                    "x": x,
+                    "size": size,
+                    "symmetry": symmetry,
+                    "speed": speed,
+                    "seed": own,
+                }
+            )
     return plan

@@ -7,32 +7,35 @@ __all__ = ['LEVELS', 'TABLE', 'BLOCK', 'encode_scene', 'levels', 'held_light', '
            'StoredLight', 'SceneStore', 'open_scenes']
 
 # %% ../../nbs/scenes/30_store.ipynb #02-scenes-30-store
-import csv, hashlib, math
+import csv
+import hashlib
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
-import torch
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt16, UInt32, UInt8
+import torch
+from jaxtyping import Float, Float32, Int, UInt8, UInt16, UInt32
 from torch import Tensor
 
-from ..core import FRAME_TIME, T_MIN, check
+from ..core import FRAME_TIME, T_MIN
 from ..light.raw import CameraColour
 from ..light.simulator import Light, Simulator
 from .plan import SPLITS
 
 # %% ../../nbs/scenes/30_store.ipynb #19-16-scenes
 LEVELS = 32768  # level of linear 1.0; twice that is the largest storable
-TABLE = np.round(65535*(np.arange(256)/255)**2).astype(np.uint16)  # level of each byte
+TABLE = np.round(65535 * (np.arange(256) / 255) ** 2).astype(np.uint16)  # level of each byte
 
 # %% ../../nbs/scenes/30_store.ipynb #20-16-scenes
 def encode_scene(
     packed: Float[Tensor, "t 4 h w"],  # linear RAW; one tick is a scene at rest
 ) -> UInt8[np.ndarray, "t 4 h w"] | UInt16[np.ndarray, "t 4 h w"]:  # bytes on a square-root scale, or levels
     "What is written to disk."
-    if len(packed) == 1: return (packed*LEVELS).round().clamp(0, 65535).to(torch.int32).numpy().astype(np.uint16)
-    return (255*(packed.clamp(0)*LEVELS/65535).sqrt()).round().clamp(0, 255).to(torch.uint8).numpy()
+    if len(packed) == 1:
+        return (packed * LEVELS).round().clamp(0, 65535).to(torch.int32).numpy().astype(np.uint16)
+    return (255 * (packed.clamp(0) * LEVELS / 65535).sqrt()).round().clamp(0, 255).to(torch.uint8).numpy()
 
 # %% ../../nbs/scenes/30_store.ipynb #21-16-scenes
 def levels(
@@ -45,8 +48,10 @@ def levels(
 def held_light(
     fps: float,  # of the footage, frames/s
 ) -> float:  # s
-    "Light held by each radiance frame: at most that of 1/fps, and no more than 1/240 s, for fast exposures need fast shutters."
-    return min(1/fps, T_MIN) if fps < math.inf else FRAME_TIME
+    """Light held by each radiance frame: at most that of 1/fps, and no more than 1/240 s, for fast exposures
+    need fast shutters.
+    """
+    return min(1 / fps, T_MIN) if fps < math.inf else FRAME_TIME
 
 # %% ../../nbs/scenes/30_store.ipynb #44-16-scenes
 def scene_hash(
@@ -66,39 +71,52 @@ def block_sums(
 ) -> UInt32[np.ndarray, "k 4 h w"]:  # C at ticks 0, 16, 32, ... in levels
     "The running sum at every 16th tick."
     sums = [np.zeros(codes.shape[1:], np.uint32)]
-    for first in range(0, len(codes) - BLOCK + 1, BLOCK): sums.append(sums[-1] + levels(codes[first:first + BLOCK]).sum(0, dtype=np.uint32))
+    for first in range(0, len(codes) - BLOCK + 1, BLOCK):
+        sums.append(sums[-1] + levels(codes[first : first + BLOCK]).sum(0, dtype=np.uint32))
     return np.stack(sums)
 
 # %% ../../nbs/scenes/30_store.ipynb #34-16-scenes
 @dataclass(frozen=True)
 class StoredScene:
     "One scene on disk: its ticks, and the running sum at every 16th."
-    codes: UInt8[np.ndarray, "t 4 h w"] | UInt16[np.ndarray, "1 4 h w"]  # from `encode_scene`; one tick is a scene at rest
+
+    # from `encode_scene`; one tick is a scene at rest
+    codes: UInt8[np.ndarray, "t 4 h w"] | UInt16[np.ndarray, "1 4 h w"]
     blocks: UInt32[np.ndarray, "k 4 h w"]  # from `block_sums`
 
-    def _sum(self,
+    def _sum(
+        self,
         k: int,  # whole tick
     ) -> UInt32[np.ndarray, "4 h w"]:  # C(k), levels
         "C from the nearest stored sum."
-        if len(self.codes) == 1: return k*levels(self.codes[0]).astype(np.uint32)
-        nearest = min((k + BLOCK//2)//BLOCK, len(self.blocks) - 1)
-        edge, near = nearest*BLOCK, self.blocks[nearest]
-        if k == edge: return near  # OpenCV looks nothing up where there is no tick
-        between = levels(self.codes[min(k, edge):max(k, edge)]).sum(0, dtype=np.uint32)
+        if len(self.codes) == 1:
+            return k * levels(self.codes[0]).astype(np.uint32)
+        nearest = min((k + BLOCK // 2) // BLOCK, len(self.blocks) - 1)
+        edge, near = nearest * BLOCK, self.blocks[nearest]
+        if k == edge:
+            return near  # OpenCV looks nothing up where there is no tick
+        between = levels(self.codes[min(k, edge) : max(k, edge)]).sum(0, dtype=np.uint32)
         return near + between if k > edge else near - between
 
-    def sums(self,
+    def sums(
+        self,
         ticks: list[int],  # whole ticks
     ) -> Float32[np.ndarray, "n 4 h w"]:  # C, in radiance times ticks
         "C at some ticks; neighbours share their work."
         known = {}
-        for k in sorted(set(ticks)): known[k] = known[k - 1] + levels(self.codes[(k - 1) % len(self.codes)]) if k - 1 in known else self._sum(k)
-        return np.stack([known[k] for k in ticks]).astype(np.float32)/LEVELS
+        for k in sorted(set(ticks)):
+            known[k] = (
+                known[k - 1] + levels(self.codes[(k - 1) % len(self.codes)])
+                if k - 1 in known
+                else self._sum(k)
+            )
+        return np.stack([known[k] for k in ticks]).astype(np.float32) / LEVELS
 
 # %% ../../nbs/scenes/30_store.ipynb #38-16-scenes
 @dataclass(frozen=True)
 class StoredLight(Light):
     "The light of stored scenes: a `Light` that reads only the ticks it is asked for."
+
     scenes: tuple[StoredScene, ...]  # one per element of the batch
     frame_exposure: Float[Tensor, "b"]  # light held by each radiance frame, s
     n_ticks: int  # length of the sequences
@@ -121,17 +139,21 @@ class StoredLight(Light):
 # %% ../../nbs/scenes/30_store.ipynb #52-16-scenes
 class SceneStore:
     "The scenes of one split, read on demand (paper, Sec. 5.1)."
+
     def __init__(
         self,
         folder: str | Path,  # written by `build_scenes`
         split: str,  # one of SPLITS
     ) -> None:
         "`ValueError` when the split is unknown or the folder does not hold it."
-        self.folder, self._whole = Path(folder)/split, set()
-        check(split in SPLITS, f"split is {split!r}: choose one of {', '.join(SPLITS)}")
-        table = Path(folder)/"scenes.csv"
-        check(table.exists(), f"{folder} holds no scenes: run the stage scenes first")
-        with open(table, newline="") as file: self.table = [row for row in csv.DictReader(file) if row["split"] == split]
+        self.folder, self._whole = Path(folder) / split, set()
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
+        table = Path(folder) / "scenes.csv"
+        if not table.exists():
+            raise ValueError(f"{folder} holds no scenes: run the stage scenes first")
+        with open(table, newline="") as file:
+            self.table = [row for row in csv.DictReader(file) if row["split"] == split]
 
     def __len__(self) -> int:  # scenes
         "Number of scenes."
@@ -149,12 +171,19 @@ class SceneStore:
         i: int,  # which scene
     ) -> StoredScene:  # mapped into memory
         "One scene. `ValueError` when a file is missing or, at the first reading, not what was written."
-        place, row = self.folder/f"{i:05d}.npy", self.table[i]
+        place, row = self.folder / f"{i:05d}.npy", self.table[i]
         if i not in self._whole:
-            check(place.exists() and place.with_suffix(".sums.npy").exists(), f"{place} or its sums are missing: run the stage scenes again")
-            check(scene_hash(place) == row["hash"], f"{place} has changed since it was written (its hash is not {row['hash']}): run the stage scenes again")
+            if not (place.exists() and place.with_suffix(".sums.npy").exists()):
+                raise ValueError(f"{place} or its sums are missing: run the stage scenes again")
+            if scene_hash(place) != row["hash"]:
+                raise ValueError(
+                    f"{place} has changed since it was written (its hash is not {row['hash']}): run the stage"
+                    " scenes again"
+                )
             self._whole.add(i)
-        return StoredScene(*(np.load(path, mmap_mode="r") for path in (place, place.with_suffix(".sums.npy"))))
+        return StoredScene(
+            *(np.load(path, mmap_mode="r") for path in (place, place.with_suffix(".sums.npy")))
+        )
 
     def light(
         self,
@@ -170,8 +199,13 @@ class SceneStore:
         index: Int[Tensor, "b"],  # which scenes
     ) -> CameraColour:  # of each scene
         "The camera colours of some scenes."
-        def number(name: str) -> Tensor: return torch.tensor([float(self.table[i][name]) for i in index.tolist()])
-        rgb2cam = torch.stack([number(f"rgb2cam_{i}{j}") for i in range(3) for j in range(3)], 1).view(-1, 3, 3)
+
+        def number(name: str) -> Tensor:
+            return torch.tensor([float(self.table[i][name]) for i in index.tolist()])
+
+        rgb2cam = torch.stack([number(f"rgb2cam_{i}{j}") for i in range(3) for j in range(3)], 1).view(
+            -1, 3, 3
+        )
         return CameraColour(rgb2cam, *(number(name) for name in ("red_gain", "blue_gain", "rgb_gain")))
 
 # %% ../../nbs/scenes/30_store.ipynb #24-17-stages
@@ -180,10 +214,21 @@ def open_scenes(
     split: str,  # restore, baenet or test
     n_frames: int,  # frames of the bursts that will be taken
 ) -> SceneStore:  # its scenes
-    "The scenes of a split, checked before anything is computed. `ValueError` for n that is odd or below 2, an empty split, or sequences too short for a burst of n frames."
-    check(n_frames >= 2 and n_frames % 2 == 0, f"n_frames is {n_frames}: frames are fused in pairs, so it must be even")
+    """The scenes of a split, checked before anything is computed. `ValueError` for n that is odd or below 2,
+    an empty split, or sequences too short for a burst of n frames.
+    """
+    if not (n_frames >= 2 and n_frames % 2 == 0):
+        raise ValueError(f"n_frames is {n_frames}: frames are fused in pairs, so it must be even")
     store, needed = SceneStore(folder, split), Simulator().ticks(n_frames)
-    check(len(store) > 0, f"{folder.name} holds no scene for the split {split!r}: raise n_{split} in params.yaml and run the stage scenes again")
+    if len(store) <= 0:
+        raise ValueError(
+            f"{folder.name} holds no scene for the split {split!r}: raise n_{split} in params.yaml and run"
+            " the stage scenes again"
+        )
     have = min(int(ticks) for ticks in store.column("ticks"))
-    check(have >= needed, f"n_frames is {n_frames}: its budget asks for {needed} ticks and the scenes in {folder.name} last {have}; run the stage scenes with n_frames={n_frames}")
+    if not (have >= needed):
+        raise ValueError(
+            f"n_frames is {n_frames}: its budget asks for {needed} ticks and the scenes in {folder.name} last"
+            f" {have}; run the stage scenes with n_frames={n_frames}"
+        )
     return store

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..core import FRAME_TIME, check, check_finite, generator
+from ..core import FRAME_TIME, check_finite, generator
 from ..light.raw import demosaic, develop
 from ..light.simulator import Simulator
 from ..policies.protocol import Policy, observe, random_gains
@@ -34,21 +34,43 @@ def _scores(
     perceptual: Callable | None,  # (x, y) -> distance of demosaicked linear RGB
     scene: int,  # of the store
 ) -> dict[str, str | float]:  # a row of `evaluate`
-    "Take one scene's burst, restore it and score it. `ValueError` when something is not finite: the scene is named."
-    draws, index, device, clip = generator(seed, scene), torch.tensor([scene]), device_of(restorer), store.table[scene]["clip"]
-    light, gain, colour = store.light(index).to(device), random_gains(1, draws).to(device), store.colour(index)
+    """Take one scene's burst, restore it and score it. `ValueError` when something is not finite: the scene
+    is named.
+    """
+    draws, index, device, clip = (
+        generator(seed, scene),
+        torch.tensor([scene]),
+        device_of(restorer),
+        store.table[scene]["clip"],
+    )
+    light, gain, colour = (
+        store.light(index).to(device),
+        random_gains(1, draws).to(device),
+        store.colour(index),
+    )
     seen = observe(simulator, light, gain, colour, draws)
     exposures, target = policy(*seen), simulator.target(light)
     burst = simulator.burst(light, exposures, gain, draws)
     restored = restorer(burst.frames, burst.noise_std).clamp(0, 1)
     check_finite(f"the restoration of scene {scene} ({clip})", restored)
     pictures = develop(restored, colour), develop(target, colour)
-    row = ({"source": store.table[scene]["source"], "clip": clip, "gain": gain.item(), "motion": seen[2].item()}
-           | {f"t{i + 1}": t for i, t in enumerate((exposures[0]/FRAME_TIME).tolist())}
-           | {"psnr": psnr(restored, target, border).item(), "ssim": ssim(restored, target, border).item(),
-              "srgb_psnr": psnr(*pictures, 2*border).item(), "srgb_ssim": ssim(*pictures, 2*border).item()}
-           | ({"lpips": perceptual(demosaic(restored), demosaic(target)).item()} if perceptual else {}))
-    for name, value in row.items(): check(isinstance(value, str) or math.isfinite(value), f"{name} of scene {scene} ({clip}) is {value}: look at that scene; no mean is taken without it")
+    row = (
+        {"source": store.table[scene]["source"], "clip": clip, "gain": gain.item(), "motion": seen[2].item()}
+        | {f"t{i + 1}": t for i, t in enumerate((exposures[0] / FRAME_TIME).tolist())}
+        | {
+            "psnr": psnr(restored, target, border).item(),
+            "ssim": ssim(restored, target, border).item(),
+            "srgb_psnr": psnr(*pictures, 2 * border).item(),
+            "srgb_ssim": ssim(*pictures, 2 * border).item(),
+        }
+        | ({"lpips": perceptual(demosaic(restored), demosaic(target)).item()} if perceptual else {})
+    )
+    for name, value in row.items():
+        if not (isinstance(value, str) or math.isfinite(value)):
+            raise ValueError(
+                f"{name} of scene {scene} ({clip}) is {value}: look at that scene; no mean is taken"
+                " without it"
+            )
     return row
 
 # %% ../../nbs/scoring/20_evaluate.ipynb #26-17-stages
@@ -59,11 +81,26 @@ def evaluate(
     simulator: Simulator,  # without jitter
     seed: int,  # of gains and noise
     border: int = 10,  # packed pixels not counted at each side
-    perceptual: Callable | None = None,  # (x, y) -> distance of demosaicked linear RGB, such as `metrics.lpips`; None leaves it out
-) -> dict[str, list]:  # columns: source, clip, gain (1), motion (px), t1..tn (ticks), psnr, srgb_psnr (dB), ssim, srgb_ssim (1) and, when asked for, lpips (1)
-    "Restore every scene of a store and score it in RAW and in sRGB (paper, Sec. 6). `ValueError` for an empty store, and for a scene whose score is not finite: it is named."
-    check(len(store) > 0, "store holds no scenes: there is nothing to evaluate")
+    # (x, y) -> distance of demosaicked linear RGB, such as `metrics.lpips`; None leaves it out
+    perceptual: Callable | None = None,
+    # columns: source, clip, gain (1), motion (px), t1..tn (ticks), psnr, srgb_psnr (dB), ssim, srgb_ssim (1) and,
+    # when asked for, lpips (1)
+) -> dict[str, list]:
+    """Restore every scene of a store and score it in RAW and in sRGB (paper, Sec. 6). `ValueError` for an
+    empty store, and for a scene whose score is not finite: it is named.
+    """
+    if len(store) <= 0:
+        raise ValueError("store holds no scenes: there is nothing to evaluate")
     threads = torch.get_num_threads() if device_of(restorer).type == "cpu" else 1
     work = partial(_scores, policy, restorer, store, simulator, seed, border, perceptual)
-    rows = list(tqdm(by_threads(work, range(len(store)), threads), desc="evaluate", total=len(store), unit="scene", delay=5, mininterval=2))
+    rows = list(
+        tqdm(
+            by_threads(work, range(len(store)), threads),
+            desc="evaluate",
+            total=len(store),
+            unit="scene",
+            delay=5,
+            mininterval=2,
+        )
+    )
     return {name: [row[name] for row in rows] for name in rows[0]}

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import check, check_finite, optional
+from ..core import check_finite, optional
 
 # %% ../../nbs/scoring/10_metrics.ipynb #07-14-metrics
 def _inner(
@@ -23,12 +23,21 @@ def _inner(
     border: int,  # px left out at each edge
     smallest: int,  # px that must remain
 ) -> tuple[Tensor, Tensor]:  # both without their border
-    "Check a pair of image batches and cut the border off; `ValueError` when they do not fit, are not finite, or too little remains."
-    check(x.shape == y.shape, f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: compare images of one size")
-    check(x.ndim == 4 and x.shape[1] in (3, 4) and x.shape[0] > 0, f"x has shape {tuple(x.shape)}: give (b, 4, h, w) packed RAW or (b, 3, h, w) sRGB")
-    check_finite("x", x); check_finite("y", y)
+    """Check a pair of image batches and cut the border off; `ValueError` when they do not fit, are not
+    finite, or too little remains.
+    """
+    if x.shape != y.shape:
+        raise ValueError(f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: compare images of one size")
+    if not (x.ndim == 4 and x.shape[1] in (3, 4) and x.shape[0] > 0):
+        raise ValueError(f"x has shape {tuple(x.shape)}: give (b, 4, h, w) packed RAW or (b, 3, h, w) sRGB")
+    check_finite("x", x)
+    check_finite("y", y)
     h, w = x.shape[-2:]
-    check(border >= 0 and min(h, w) - 2*border >= smallest, f"border is {border} px and the images are {h} x {w}: at least {smallest} x {smallest} px must remain")
+    if not (border >= 0 and min(h, w) - 2 * border >= smallest):
+        raise ValueError(
+            f"border is {border} px and the images are {h} x {w}: at least {smallest} x {smallest} px must"
+            " remain"
+        )
     inside = (..., slice(border, h - border), slice(border, w - border))
     return x[inside], y[inside]
 
@@ -38,8 +47,11 @@ def psnr(
     y: Float[Tensor, "b c h w"],  # the truth, likewise
     border: int = 10,  # left out at each edge, px of the images given: 10 on packed RAW, 20 on sRGB
 ) -> Float[Tensor, "b"]:  # dB, one value per scene; infinity for equal images
-    "Peak signal-to-noise ratio for a peak of 1 (paper, Sec. 5.1); `ValueError` for shapes, values that are not finite, or a border that leaves nothing."
+    """Peak signal-to-noise ratio for a peak of 1 (paper, Sec. 5.1); `ValueError` for shapes, values that are
+    not finite, or a border that leaves nothing.
+    """
     from torchmetrics.functional.image import peak_signal_noise_ratio
+
     return peak_signal_noise_ratio(*_inner(x, y, border, 1), data_range=1.0, dim=(1, 2, 3), reduction="none")
 
 # %% ../../nbs/scoring/10_metrics.ipynb #11-14-metrics
@@ -48,13 +60,20 @@ def ssim(
     y: Float[Tensor, "b c h w"],  # the truth, likewise
     border: int = 10,  # left out at each edge, px of the images given: 10 on packed RAW, 20 on sRGB
 ) -> Float[Tensor, "b"]:  # 1 for equal images, about 0 for unrelated ones; one value per scene
-    "Structural similarity (Wang et al. 2004, Eq. 13; paper, Sec. 5.1), mean over channels; `ValueError` as for `psnr`, and below 11 px."
+    """Structural similarity (Wang et al. 2004, Eq. 13; paper, Sec. 5.1), mean over channels; `ValueError` as
+    for `psnr`, and below 11 px.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
-    return structural_similarity_index_measure(*_inner(x, y, border, 11), data_range=1.0, reduction="none").reshape(len(x))
+
+    return structural_similarity_index_measure(
+        *_inner(x, y, border, 11), data_range=1.0, reduction="none"
+    ).reshape(len(x))
 
 # %% ../../nbs/scoring/10_metrics.ipynb #17-14-metrics
 def lpips() -> Callable[[Tensor, Tensor], Tensor]:  # (x, y), both (b, 3, h, w) in [0, 1] -> distance (b,)
-    "LPIPS from pyiqa (Zhang et al. 2018; paper, Table 1). `ImportError` without the extra `iqa`, `OSError` when its weights are neither here nor to be had."
+    """LPIPS from pyiqa (Zhang et al. 2018; paper, Table 1). `ImportError` without the extra `iqa`, `OSError`
+    when its weights are neither here nor to be had.
+    """
     metric = optional("pyiqa", "iqa").create_metric("lpips", device="cpu")
     return lambda x, y: metric(x.clamp(0, 1).cpu(), y.clamp(0, 1).cpu()).flatten()
 
@@ -65,27 +84,33 @@ def _resampled_means(
     n_resamples: int,  # data sets to draw
     rng: np.random.Generator,  # draws them
 ) -> np.ndarray:  # (n_resamples,) means of the drawn data sets
-    "Hierarchical bootstrap: sources with replacement, then scenes with replacement within each (Davison & Hinkley 1997, Sec. 3.8)."
+    """Hierarchical bootstrap: sources with replacement, then scenes with replacement within each (Davison &
+    Hinkley 1997, Sec. 3.8).
+    """
     values, sizes = values[np.argsort(groups, kind="stable")], np.bincount(groups)
     starts, slots = np.cumsum(sizes) - sizes, np.arange(sizes.max())
     drawn, total = rng.integers(len(sizes), size=(len(sizes), n_resamples)), np.zeros(n_resamples)
     for source in drawn[..., None]:  # one source for every data set, (n_resamples, 1)
-        scene = starts[source] + (rng.random((n_resamples, len(slots)))*sizes[source]).astype(int)
+        scene = starts[source] + (rng.random((n_resamples, len(slots))) * sizes[source]).astype(int)
         total += np.where(slots < sizes[source], values[scene], 0).sum(1)
-    return total/sizes[drawn].sum(0)
+    return total / sizes[drawn].sum(0)
 
 # %% ../../nbs/scoring/10_metrics.ipynb #28-14-metrics
 def _stretch(
     n_sources: int,  # S, at least 2
 ) -> float:  # k_S, at least 1; tends to 1 for many sources
-    "How much wider than its percentiles a 95 % interval from S independent sources must be (Hesterberg 2015, Sec. 5)."
+    """How much wider than its percentiles a 95 % interval from S independent sources must be (Hesterberg
+    2015, Sec. 5).
+    """
     from scipy.stats import norm, t
-    return float((n_sources/(n_sources - 1))**0.5*t.ppf(0.975, n_sources - 1)/norm.ppf(0.975))
+
+    return float((n_sources / (n_sources - 1)) ** 0.5 * t.ppf(0.975, n_sources - 1) / norm.ppf(0.975))
 
 # %% ../../nbs/scoring/10_metrics.ipynb #31-14-metrics
 @dataclass(frozen=True)
 class PairedDifference:
     "Mean of ours - theirs with its 95 % interval; made by `paired_difference`."
+
     mean: float  # in `unit`
     low: float  # lower end of the interval, in `unit`
     high: float  # upper end of the interval, in `unit`
@@ -93,15 +118,24 @@ class PairedDifference:
     n_sources: int  # independent photographs or clips that they come from
     unit: str = "dB"  # empty for SSIM and LPIPS
 
-    def verdict(self) -> str:  # "ours is higher", "ours is lower" or "no difference shown", and why if one source is too few
+    # "ours is higher", "ours is lower" or "no difference shown", and why if one source is too few
+    def verdict(self) -> str:
         "What the interval allows to say. Higher is better for PSNR and SSIM, lower is better for LPIPS."
-        if self.n_sources == 1: return "no difference shown: one source says nothing about others"
-        return "ours is higher" if self.low > 0 else "ours is lower" if self.high < 0 else "no difference shown"
+        if self.n_sources == 1:
+            return "no difference shown: one source says nothing about others"
+        return (
+            "ours is higher" if self.low > 0 else "ours is lower" if self.high < 0 else "no difference shown"
+        )
 
     def __str__(self) -> str:  # for instance '+0.62 dB [+0.41, +0.80], 240 scenes, 4 sources'
         "Two decimals for dB, four otherwise."
-        mean, low, high = (f"{v:+.{2 if self.unit == 'dB' else 4}f}" for v in (self.mean, self.low, self.high))
-        count = [f"{n} {name}{'s'*(n != 1)}" for n, name in ((self.n_scenes, "scene"), (self.n_sources, "source"))]
+        mean, low, high = (
+            f"{v:+.{2 if self.unit == 'dB' else 4}f}" for v in (self.mean, self.low, self.high)
+        )
+        count = [
+            f"{n} {name}{'s' * (n != 1)}"
+            for n, name in ((self.n_scenes, "scene"), (self.n_sources, "source"))
+        ]
         return f"{mean} {self.unit}".strip() + f" [{low}, {high}], {', '.join(count)}"
 
 # %% ../../nbs/scoring/10_metrics.ipynb #32-14-metrics
@@ -113,19 +147,28 @@ def paired_difference(
     seed: int = 0,  # of the draws
     unit: str = "dB",  # of the values; empty for SSIM and LPIPS
 ) -> PairedDifference:  # mean and 95 % interval
-    """Mean of ours - theirs over scenes; its interval resamples sources, then scenes within sources, stretched for few sources.
+    """Mean of ours - theirs over scenes; its interval resamples sources, then scenes within sources,
+    stretched for few sources.
 
-    Davison & Hinkley 1997, Sec. 3.8; Hesterberg 2015, Sec. 5. `ValueError` for lengths that differ, no scene, or values that are not finite.
+    Davison & Hinkley 1997, Sec. 3.8; Hesterberg 2015, Sec. 5. `ValueError` for lengths that differ, no
+    scene, or values that are not finite.
     """
     ours, theirs, sources = (np.asarray(v) for v in (ours, theirs, sources))
-    check(ours.ndim == 1 and len(ours) > 0 and ours.shape == theirs.shape == sources.shape,
-          f"ours, theirs and sources have shapes {ours.shape}, {theirs.shape} and {sources.shape}: give one value of each per scene")
-    check(n_resamples >= 1, f"n_resamples is {n_resamples}: draw at least one data set (10000 for stable ends)")
-    for name, values in (("ours", ours), ("theirs", theirs)): check_finite(name, torch.from_numpy(values.astype(np.float64)))
+    if not (ours.ndim == 1 and len(ours) > 0 and ours.shape == theirs.shape == sources.shape):
+        raise ValueError(
+            f"ours, theirs and sources have shapes {ours.shape}, {theirs.shape} and {sources.shape}: give one"
+            " value of each per scene"
+        )
+    if not (n_resamples >= 1):
+        raise ValueError(f"n_resamples is {n_resamples}: draw at least one data set (10000 for stable ends)")
+    for name, values in (("ours", ours), ("theirs", theirs)):
+        check_finite(name, torch.from_numpy(values.astype(np.float64)))
     difference = ours.astype(np.float64) - theirs.astype(np.float64)
     groups = np.unique(sources, return_inverse=True)[1]
     mean, n_sources, low, high = difference.mean(), int(groups.max()) + 1, -np.inf, np.inf
     if n_sources > 1:
-        ends = np.quantile(_resampled_means(difference, groups, n_resamples, np.random.default_rng(seed)), [0.025, 0.975])
-        low, high = mean + _stretch(n_sources)*(ends - mean)
+        ends = np.quantile(
+            _resampled_means(difference, groups, n_resamples, np.random.default_rng(seed)), [0.025, 0.975]
+        )
+        low, high = mean + _stretch(n_sources) * (ends - mean)
     return PairedDifference(float(mean), float(low), float(high), len(difference), n_sources, unit)

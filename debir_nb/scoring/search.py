@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import FRAME_TIME, T_MIN, budget, check, generator
+from ..core import FRAME_TIME, T_MIN, budget, generator
 from ..light.simulator import Light, Simulator
 from ..restorers.protocol import restore
 
@@ -18,9 +18,11 @@ from ..restorers.protocol import restore
 def candidates(
     n_frames: int,  # frames in a burst
 ) -> Float[Tensor, "5 n"]:  # exposure vectors, s
-    "The set E: four uniform bursts of 8, 16, 24, 32 ticks and one rising linearly from 8 to 32 (paper, Sec. 5.3)."
-    ticks = torch.tensor([8., 16, 24, 32])[:, None].expand(4, n_frames)
-    return torch.cat([ticks, torch.linspace(8, 32, n_frames)[None]])*FRAME_TIME
+    """The set E: four uniform bursts of 8, 16, 24, 32 ticks and one rising linearly from 8 to 32 (paper, Sec.
+    5.3).
+    """
+    ticks = torch.tensor([8.0, 16, 24, 32])[:, None].expand(4, n_frames)
+    return torch.cat([ticks, torch.linspace(8, 32, n_frames)[None]]) * FRAME_TIME
 
 # %% ../../nbs/scoring/30_search.ipynb #20-17-stages
 @torch.no_grad()
@@ -34,7 +36,9 @@ def restoration_errors(
 ) -> Float[Tensor, "b"]:  # mean squared error of the restoration, linear RAW squared
     "How well each scene's burst is restored."
     burst = simulator.burst(light, exposures, gain, generator(*key))
-    return (restore(restorer, burst.frames, burst.noise_std) - simulator.target(light)).square().mean((1, 2, 3))
+    return (
+        (restore(restorer, burst.frames, burst.noise_std) - simulator.target(light)).square().mean((1, 2, 3))
+    )
 
 # %% ../../nbs/scoring/30_search.ipynb #21-17-stages
 def candidate_errors(
@@ -46,7 +50,13 @@ def candidate_errors(
     key: tuple[int, ...],  # seeds the noise; every vector gets the same draws
 ) -> Float[Tensor, "b k"]:  # mean squared error of the restoration, linear RAW squared
     "How well each exposure vector is restored, scene by scene (paper, Sec. 5.3)."
-    return torch.stack([restoration_errors(restorer, simulator, light, gain, vector.to(gain).expand(len(gain), -1), key) for vector in vectors], 1)
+    return torch.stack(
+        [
+            restoration_errors(restorer, simulator, light, gain, vector.to(gain).expand(len(gain), -1), key)
+            for vector in vectors
+        ],
+        1,
+    )
 
 # %% ../../nbs/scoring/30_search.ipynb #05-17a-oracle
 def lattice(
@@ -54,12 +64,18 @@ def lattice(
     step: int,  # distance of neighbours, ticks
 ) -> Float[Tensor, "k n"]:  # exposure vectors, s
     "Every exposure vector t_min + step*(whole numbers) within the budget. `ValueError` for a step below 1."
-    check(step >= 1, f"step is {step}: give whole ticks, at least 1")
-    spare = round((budget(n_frames) - n_frames*T_MIN)/FRAME_TIME)//step
+    if not (step >= 1):
+        raise ValueError(f"step is {step}: give whole ticks, at least 1")
+    spare = round((budget(n_frames) - n_frames * T_MIN) / FRAME_TIME) // step
     counts = torch.zeros(1, 0, dtype=torch.long)
     for _ in range(n_frames):
-        counts = torch.cat([torch.cat([row[None].expand(left + 1, -1), torch.arange(left + 1)[:, None]], 1) for row, left in zip(counts, (spare - counts.sum(1)).tolist())])
-    return (T_MIN/FRAME_TIME + step*counts.float())*FRAME_TIME
+        counts = torch.cat(
+            [
+                torch.cat([row[None].expand(left + 1, -1), torch.arange(left + 1)[:, None]], 1)
+                for row, left in zip(counts, (spare - counts.sum(1)).tolist())
+            ]
+        )
+    return (T_MIN / FRAME_TIME + step * counts.float()) * FRAME_TIME
 
 # %% ../../nbs/scoring/30_search.ipynb #08-17a-oracle
 def moves(
@@ -80,14 +96,20 @@ def try_moves(
     exposures: Float[Tensor, "b n"],  # where to start, s
     step: int,  # ticks
     key: tuple[int, ...],  # seeds the noise
-) -> tuple[Float[Tensor, "b"], Float[Tensor, "b n"]]:  # least error among the moves of each scene, and where it is
+    # least error among the moves of each scene, and where it is
+) -> tuple[Float[Tensor, "b"], Float[Tensor, "b n"]]:
     "The best move of each scene."
     best, at = torch.full_like(gain, torch.inf), exposures
     for move in moves(exposures.shape[1]).to(exposures):
-        moved = exposures + step*FRAME_TIME*move
-        possible = (moved.min(1).values > T_MIN*(1 - 1e-4)) & (moved.sum(1) < budget(moved.shape[1])*(1 + 1e-4))
-        if not possible.any(): continue
-        error = restoration_errors(restorer, simulator, light, gain, torch.where(possible[:, None], moved, exposures), key).masked_fill(~possible, torch.inf)
+        moved = exposures + step * FRAME_TIME * move
+        possible = (moved.min(1).values > T_MIN * (1 - 1e-4)) & (
+            moved.sum(1) < budget(moved.shape[1]) * (1 + 1e-4)
+        )
+        if not possible.any():
+            continue
+        error = restoration_errors(
+            restorer, simulator, light, gain, torch.where(possible[:, None], moved, exposures), key
+        ).masked_fill(~possible, torch.inf)
         best, at = torch.minimum(best, error), torch.where((error < best)[:, None], moved, at)
     return best, at
 
@@ -103,16 +125,20 @@ def oracle(
     step: int = 16,  # of the lattice that is tried whole, ticks
     finest: int = 4,  # last step downhill, ticks
 ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b"]]:  # t* of each scene, s, and its error in the search
-    "Exposures with the least true error: a lattice tried whole, then downhill with steps of half the size. `ValueError` for a finest step that is not between 1 and `step`."
-    check(1 <= finest <= step, f"finest is {finest} and step {step}: need 1 <= finest <= step")
+    """Exposures with the least true error: a lattice tried whole, then downhill with steps of half the size.
+    `ValueError` for a finest step that is not between 1 and `step`.
+    """
+    if not (1 <= finest <= step):
+        raise ValueError(f"finest is {finest} and step {step}: need 1 <= finest <= step")
     best, error = torch.zeros(len(gain), n_frames).to(gain), torch.full_like(gain, torch.inf)
     for vector in lattice(n_frames, step).to(gain):
         found = restoration_errors(restorer, simulator, light, gain, vector.expand(len(gain), -1), key)
         error, best = torch.minimum(error, found), torch.where((found < error)[:, None], vector, best)
-    while step//2 >= finest:
+    while step // 2 >= finest:
         step //= 2
         while True:
             found, moved = try_moves(restorer, simulator, light, gain, best, step, key)
-            if not (found < error).any(): break
+            if not (found < error).any():
+                break
             error, best = torch.minimum(error, found), torch.where((found < error)[:, None], moved, best)
     return best, error

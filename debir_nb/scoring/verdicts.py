@@ -12,15 +12,32 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import check
 from .metrics import PairedDifference, paired_difference
 
 # %% ../../nbs/scoring/40_verdicts.ipynb #05-17c-claims
 PAPER = {
-    "gimbal": 33.87, "active": 33.89, "average": 34.69, "gradient": 34.86, "bracket": 35.04, "baenet": 35.32, "uniform": 35.01,  # Table 1, Sec. 6.3
-    "no_preview": 34.80, "no_gain": 35.21, "no_motion": 35.13,  # Table 3
-    "bracket-n2": 33.59, "baenet-n2": 34.22, "bracket-n6": 35.69, "baenet-n6": 35.84, "bracket-n8": 35.89, "baenet-n8": 36.11,  # Table 4
-    "S1, S2-2": 34.93, "S1, S2-1, S2-2": 35.01, "S1, S2-2, S3": 35.16, "S1, S2-1, E2E": 34.99, "S1, S2-1, S2-2, E2E": 35.11, "E2E": 33.60,  # Table 5
+    "gimbal": 33.87,
+    "active": 33.89,
+    "average": 34.69,
+    "gradient": 34.86,
+    "bracket": 35.04,
+    "baenet": 35.32,
+    "uniform": 35.01,  # Table 1, Sec. 6.3
+    "no_preview": 34.80,
+    "no_gain": 35.21,
+    "no_motion": 35.13,  # Table 3
+    "bracket-n2": 33.59,
+    "baenet-n2": 34.22,
+    "bracket-n6": 35.69,
+    "baenet-n6": 35.84,
+    "bracket-n8": 35.89,
+    "baenet-n8": 36.11,  # Table 4
+    "S1, S2-2": 34.93,
+    "S1, S2-1, S2-2": 35.01,
+    "S1, S2-2, S3": 35.16,
+    "S1, S2-1, E2E": 34.99,
+    "S1, S2-1, S2-2, E2E": 35.11,
+    "E2E": 33.60,  # Table 5
 }  # PSNR, dB
 
 # %% ../../nbs/scoring/40_verdicts.ipynb #08-17c-claims
@@ -28,13 +45,20 @@ def read_scores(
     folder: Path,  # scores/
     name: str,  # of the file, without .json
 ) -> dict[str, np.ndarray] | None:  # columns as `evaluate` returns them; None if this experiment was not run
-    "What the stage evaluate wrote. `ValueError` for a file with a score that is not a number: the scene is named."
-    path = folder/f"{name}.json"
-    if not path.exists(): return None
+    """What the stage evaluate wrote. `ValueError` for a file with a score that is not a number: the scene is
+    named.
+    """
+    path = folder / f"{name}.json"
+    if not path.exists():
+        return None
     columns = {column: np.array(values) for column, values in json.loads(path.read_text())["columns"].items()}
     for column, values in columns.items():
         odd = [] if values.dtype.kind in "US" else np.flatnonzero(~np.isfinite(values.astype(float)))
-        check(len(odd) == 0, f"{path.name}: {column} of scene {odd[0] if len(odd) else ''} is not a number; look at that scene, then evaluate again")
+        if len(odd) != 0:
+            raise ValueError(
+                f"{path.name}: {column} of scene {odd[0] if len(odd) else ''} is not a number; look at that"
+                " scene, then evaluate again"
+            )
     return columns
 
 # %% ../../nbs/scoring/40_verdicts.ipynb #09-17c-claims
@@ -44,9 +68,19 @@ def compare(
     column: str = "psnr",  # what to compare
 ) -> PairedDifference:  # ours - theirs, with a 95 % interval
     "Paired difference over scenes, resampling sources, then scenes. `ValueError` when the scenes differ."
-    same = len(ours["clip"]) == len(theirs["clip"]) and (ours["clip"] == theirs["clip"]).all() and np.allclose(ours["gain"], theirs["gain"])
-    check(bool(same), f"ours has {len(ours['clip'])} scenes and theirs {len(theirs['clip'])}, or they come from other clips or gains: evaluate both on the same scenes, with the same seed")
-    return paired_difference(ours[column], theirs[column], ours["source"], unit="dB" if "psnr" in column else "")
+    same = (
+        len(ours["clip"]) == len(theirs["clip"])
+        and (ours["clip"] == theirs["clip"]).all()
+        and np.allclose(ours["gain"], theirs["gain"])
+    )
+    if not same:
+        raise ValueError(
+            f"ours has {len(ours['clip'])} scenes and theirs {len(theirs['clip'])}, or they come from other"
+            " clips or gains: evaluate both on the same scenes, with the same seed"
+        )
+    return paired_difference(
+        ours[column], theirs[column], ours["source"], unit="dB" if "psnr" in column else ""
+    )
 
 # %% ../../nbs/scoring/40_verdicts.ipynb #10-17c-claims
 def verdict(
@@ -58,8 +92,11 @@ def verdict(
 
 # %% ../../nbs/scoring/40_verdicts.ipynb #13-17c-claims
 def verdict_of_all(
-    found: Sequence[dict | PairedDifference | None],  # each a difference that is claimed to be positive; None: not run
+    # each a difference that is claimed to be positive; None: not run
+    found: Sequence[dict | PairedDifference | None],
 ) -> str:  # reproduced, not reproduced, inconclusive or not run
     "Judge a claim that consists of several differences."
     each = [verdict(one) if one else "not run" for one in found]
-    return next((state for state in ("not reproduced", "not run", "inconclusive") if state in each), "reproduced")
+    return next(
+        (state for state in ("not reproduced", "not run", "inconclusive") if state in each), "reproduced"
+    )

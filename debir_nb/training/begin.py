@@ -32,8 +32,16 @@ def begin_policy(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(*key).initial_seed())
         policy = learned_policy(name, n_frames).eval()
-    if start: return load_weights(policy, start)
+    if start:
+        return load_weights(policy, start)
     draws = generator(*key, 1)
-    def look(): return [policy(*observe(Simulator(jitter=True), light, gain, store.colour(index), draws)) for index, light, gain in (draw_scenes(store, 16, draws, torch.device("cpu")) for _ in range(8))]
-    if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in policy.modules()): recalibrate_batchnorm(policy, look)
+
+    def look():
+        return [
+            policy(*observe(Simulator(jitter=True), light, gain, store.colour(index), draws))
+            for index, light, gain in (draw_scenes(store, 16, draws, torch.device("cpu")) for _ in range(8))
+        ]
+
+    if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in policy.modules()):
+        recalibrate_batchnorm(policy, look)
     return policy

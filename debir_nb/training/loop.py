@@ -6,7 +6,10 @@
 __all__ = ['cosine', 'own_rows', 'fit']
 
 # %% ../../nbs/training/10_loop.ipynb #02-15-training
-import contextlib, math, os, warnings
+import contextlib
+import math
+import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +17,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..core import check, generator
+from ..core import generator
 from ..disk import atomic, read_tensors, set_weights
-from ..light.degradation import clip
 
 # %% ../../nbs/training/10_loop.ipynb #05-15-training
 def cosine(
@@ -25,18 +27,27 @@ def cosine(
     lr: float,  # rate at step 0
     lr_final: float,  # rate that is reached after the last step
 ) -> float:  # learning rate of this step
-    "Cosine annealing without restarts (Loshchilov & Hutter 2017, Eq. 5); the paper uses it for every stage (Sec. 5.1)."
-    return lr_final + (lr - lr_final)*(1 + math.cos(math.pi*step/steps))/2
+    """Cosine annealing without restarts (Loshchilov & Hutter 2017, Eq. 5); the paper uses it for every stage
+    (Sec. 5.1).
+    """
+    return lr_final + (lr - lr_final) * (1 + math.cos(math.pi * step / steps)) / 2
 
 # %% ../../nbs/training/10_loop.ipynb #26-15-training
 def _precision() -> str:  # "no", "bf16" or "fp16"
     "Mixed precision of this machine, unless Accelerate's own environment variable has chosen."
-    gpu = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    gpu = (
+        "bf16"
+        if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        else "fp16"
+    )
     return os.environ.get("ACCELERATE_MIXED_PRECISION", gpu if torch.cuda.is_available() else "no")
 
 # %% ../../nbs/training/10_loop.ipynb #27-15-training
 class _Handle(nn.Module):
-    "Stands for the model inside Accelerate, which rewrites the `forward` of what it is given; the caller's model stays as it was."
+    """Stands for the model inside Accelerate, which rewrites the `forward` of what it is given; the caller's
+    model stays as it was.
+    """
+
     def __init__(
         self,
         model: nn.Module,  # the caller's
@@ -59,9 +70,15 @@ def own_rows(
 ) -> slice:  # those that this process restores; all of them when it is alone
     "The share of this process in a batch. `ValueError` when the processes cannot share it evenly."
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
-    processes, mine = (torch.distributed.get_world_size(), torch.distributed.get_rank()) if several else (1, 0)
-    check(batch % processes == 0, f"batch is {batch}, which {processes} processes cannot share evenly: make it a multiple of {processes}, or start another number of processes")
-    return slice(mine*batch//processes, (mine + 1)*batch//processes)
+    processes, mine = (
+        (torch.distributed.get_world_size(), torch.distributed.get_rank()) if several else (1, 0)
+    )
+    if batch % processes != 0:
+        raise ValueError(
+            f"batch is {batch}, which {processes} processes cannot share evenly: make it a multiple of"
+            f" {processes}, or start another number of processes"
+        )
+    return slice(mine * batch // processes, (mine + 1) * batch // processes)
 
 # %% ../../nbs/training/10_loop.ipynb #32-15-training
 def _update(
@@ -75,20 +92,34 @@ def _update(
 ) -> dict:  # loss, gradient norm before clipping, and what loss_fn reported; means over processes
     "One optimisation step; `ValueError` when loss or gradient is not finite."
     loss, report = loss_fn(model, draws)
-    check(loss.ndim == 0 and loss.requires_grad, f"{name}: the loss has shape {tuple(loss.shape)} and requires_grad={loss.requires_grad}: "
-          "return a scalar that depends on the trainable parameters")
+    if not (loss.ndim == 0 and loss.requires_grad):
+        raise ValueError(
+            f"{name}: the loss has shape {tuple(loss.shape)} and requires_grad={loss.requires_grad}: "
+            "return a scalar that depends on the trainable parameters"
+        )
     own = {"step", "lr", "loss", "grad_norm"} & report.keys()
-    check(not own, f"{name}: loss_fn reports {own}, which fit records itself: choose other names")
-    row = {"loss": float(loss.detach()), "grad_norm": 0.0} | {key: float(value) for key, value in report.items()}
+    if own:
+        raise ValueError(f"{name}: loss_fn reports {own}, which fit records itself: choose other names")
+    row = {"loss": float(loss.detach()), "grad_norm": 0.0} | {
+        key: float(value) for key, value in report.items()
+    }
     means = accelerator.reduce(torch.tensor(list(row.values()), device=accelerator.device), "mean").tolist()
     row = dict(zip(row, means))
-    check(math.isfinite(row["loss"]), f"{name}: the loss is {row['loss']}: look for a division by zero or a log of zero, or lower lr")
+    if not math.isfinite(row["loss"]):
+        raise ValueError(
+            f"{name}: the loss is {row['loss']}: look for a division by zero or a log of zero, or lower lr"
+        )
     optimizer.zero_grad()
     accelerator.backward(loss)
-    row["grad_norm"] = float(accelerator.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], clip))
+    row["grad_norm"] = float(
+        accelerator.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], clip)
+    )
     scale = accelerator.scaler.get_scale() if accelerator.scaler else 0
-    check(math.isfinite(row["grad_norm"]) or scale >= 1, f"{name}: the gradient's norm is {row['grad_norm']} while the loss is {row['loss']:.3g}: "
-          "look for a root, division or power at zero, or lower lr")
+    if not (math.isfinite(row["grad_norm"]) or scale >= 1):
+        raise ValueError(
+            f"{name}: the gradient's norm is {row['grad_norm']} while the loss is {row['loss']:.3g}: "
+            "look for a root, division or power at zero, or lower lr"
+        )
     optimizer.step()
     return row
 
@@ -101,17 +132,24 @@ def _resume(
     scaler,  # float16's loss scaler, changed in place, or None
 ) -> list[dict]:  # history so far; empty for a fresh start
     "Load a checkpoint of the same settings; `ValueError` when it is unreadable or of another network."
-    if not path.exists(): return []
+    if not path.exists():
+        return []
     saved = read_tensors(path)
-    check(isinstance(saved, dict) and {"settings", "model", "optimizer", "history"} <= saved.keys(), f"{path} is no checkpoint of fit: delete it to start over")
+    if not (isinstance(saved, dict) and {"settings", "model", "optimizer", "history"} <= saved.keys()):
+        raise ValueError(f"{path} is no checkpoint of fit: delete it to start over")
     other = {k: v for k, v in saved["settings"].items() if settings.get(k) != v}
     if other:
         warnings.warn(f"{path} belongs to a run with {other}: starting over", stacklevel=3)
         return []
     set_weights(model, saved["model"], path)
-    try: optimizer.load_state_dict(saved["optimizer"])
-    except (ValueError, KeyError) as e: raise ValueError(f"{path}: other parameters were trained ({e}): freeze the same ones, or delete it to start over") from e
-    if scaler: scaler.load_state_dict(saved["scaler"])
+    try:
+        optimizer.load_state_dict(saved["optimizer"])
+    except (ValueError, KeyError) as e:
+        raise ValueError(
+            f"{path}: other parameters were trained ({e}): freeze the same ones, or delete it to start over"
+        ) from e
+    if scaler:
+        scaler.load_state_dict(saved["scaler"])
     return saved["history"]
 
 # %% ../../nbs/training/10_loop.ipynb #35-15-training
@@ -125,8 +163,16 @@ def _save(
 ) -> None:
     "Write what `_resume` reads, whole or not at all."
     with atomic(path) as tmp:
-        torch.save({"settings": settings, "history": history, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                    "scaler": scaler and scaler.state_dict()}, tmp)
+        torch.save(
+            {
+                "settings": settings,
+                "history": history,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "scaler": scaler and scaler.state_dict(),
+            },
+            tmp,
+        )
 
 # %% ../../nbs/training/10_loop.ipynb #37-15-training
 @contextlib.contextmanager
@@ -139,18 +185,25 @@ def _logger(
         yield lambda row: None
         return
     from dvclive import Live
+
     with Live(str(folder), save_dvc_exp=False, dvcyaml=None) as live:
+
         def log(row):
             live.step = row["step"]
-            for key in row.keys() - {"step"}: live.log_metric(key, row[key])
+            for key in row.keys() - {"step"}:
+                live.log_metric(key, row[key])
             live.make_summary()
-        for row in history: log(row)
+
+        for row in history:
+            log(row)
         yield log
 
 # %% ../../nbs/training/10_loop.ipynb #39-15-training
 def fit(
     model: nn.Module,  # trained in place, in the train/eval mode it has; ends on the accelerator's device
-    loss_fn: Callable,  # (model, generator) -> (scalar loss, dict of numbers to record); draws from generator alone; model's first parameter tells the device
+    # (model, generator) -> (scalar loss, dict of numbers to record); draws from generator alone; model's
+    # first parameter tells the device
+    loss_fn: Callable,
     *,
     steps: int,  # optimisation steps of the whole run
     lr: float,  # learning rate at the first step
@@ -163,39 +216,85 @@ def fit(
     weight_decay: float = 0.01,  # lambda of AdamW, per unit learning rate
     live: str | os.PathLike | None = None,  # folder of DVCLive's record; None keeps none
     description: str = "training",  # title of the progress bar
-) -> list[dict]:  # rows: step (done so far), lr (last), and means over the row's steps of loss, grad_norm (before clipping) and what loss_fn reports
-    """AdamW with cosine annealing (paper, Sec. 5.1) on one CPU or many GPUs; resumes from `out/checkpoint.pt`, which is removed at the end.
+    # rows: step (done so far), lr (last), and means over the row's steps of loss, grad_norm (before clipping) and
+    # what loss_fn reports
+) -> list[dict]:
+    """AdamW with cosine annealing (paper, Sec. 5.1) on one CPU or many GPUs; resumes from
+    `out/checkpoint.pt`, which is removed at the end.
 
-    `ValueError` when a setting is out of range, nothing is trainable, loss or gradient is not finite, or the checkpoint is broken.
+    `ValueError` when a setting is out of range, nothing is trainable, loss or gradient is not finite, or
+    the checkpoint is broken.
     """
-    check(steps >= 1 and every >= 1, f"steps is {steps} and every {every}: both must be at least 1")
-    check(0 <= lr_final <= lr and lr > 0, f"lr is {lr} and lr_final {lr_final}: need 0 <= lr_final <= lr and lr > 0")
-    check(clip > 0, f"clip is {clip}: give the largest gradient norm, above 0 (math.inf for none)")
-    check(any(p.requires_grad for p in model.parameters()), "model has no parameter with requires_grad: unfreeze what shall be trained")
+    if not (steps >= 1 and every >= 1):
+        raise ValueError(f"steps is {steps} and every {every}: both must be at least 1")
+    if not (0 <= lr_final <= lr and lr > 0):
+        raise ValueError(f"lr is {lr} and lr_final {lr_final}: need 0 <= lr_final <= lr and lr > 0")
+    if not (clip > 0):
+        raise ValueError(f"clip is {clip}: give the largest gradient norm, above 0 (math.inf for none)")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("model has no parameter with requires_grad: unfreeze what shall be trained")
     from accelerate import Accelerator
-    accelerator = Accelerator(mixed_precision=_precision(), cpu="WORLD_SIZE" in os.environ and not torch.cuda.is_available())  # Accelerate lets processes without GPUs know of each other only so
+
+    accelerator = Accelerator(
+        mixed_precision=_precision(), cpu="WORLD_SIZE" in os.environ and not torch.cuda.is_available()
+    )  # Accelerate lets processes without GPUs know of each other only so
     model.to(accelerator.device)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=weight_decay, fused=True
+    )
     handle, optimizer = accelerator.prepare(_Handle(model), optimizer)
-    checkpoint, main = Path(out)/"checkpoint.pt", accelerator.is_main_process
-    settings = dict(steps=steps, lr=lr, lr_final=lr_final, clip=clip, seed=seed, weight_decay=weight_decay, precision=accelerator.mixed_precision, fingerprint=fingerprint)
+    checkpoint, main = Path(out) / "checkpoint.pt", accelerator.is_main_process
+    settings = dict(
+        steps=steps,
+        lr=lr,
+        lr_final=lr_final,
+        clip=clip,
+        seed=seed,
+        weight_decay=weight_decay,
+        precision=accelerator.mixed_precision,
+        fingerprint=fingerprint,
+    )
     history = _resume(checkpoint, settings, model, optimizer, accelerator.scaler)
     start, rows = (history[-1]["step"] if history else 0), []
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
-    bar = tqdm(range(start, steps), initial=start, total=steps, desc=description, delay=10, mininterval=2, disable=not main)
+    bar = tqdm(
+        range(start, steps),
+        initial=start,
+        total=steps,
+        desc=description,
+        delay=10,
+        mininterval=2,
+        disable=not main,
+    )
     with torch.random.fork_rng(cuda), _logger(live if main else None, history) as log, bar:
         for step in bar:
             rate = cosine(step, steps, lr, lr_final)
-            for group in optimizer.param_groups: group["lr"] = rate
+            for group in optimizer.param_groups:
+                group["lr"] = rate
             torch.manual_seed(generator(seed, step, 0, 1).initial_seed())
-            rows.append(_update(accelerator, handle, optimizer, loss_fn, generator(seed, step), clip, f"step {step} of {description}"))
-            if (step + 1) % every and step + 1 < steps: continue
-            history.append({"step": step + 1, "lr": rate} | {key: sum(r[key] for r in rows)/len(rows) for key in rows[0]})
+            rows.append(
+                _update(
+                    accelerator,
+                    handle,
+                    optimizer,
+                    loss_fn,
+                    generator(seed, step),
+                    clip,
+                    f"step {step} of {description}",
+                )
+            )
+            if (step + 1) % every and step + 1 < steps:
+                continue
+            history.append(
+                {"step": step + 1, "lr": rate}
+                | {key: sum(r[key] for r in rows) / len(rows) for key in rows[0]}
+            )
             rows = []
             bar.set_postfix(loss=f"{history[-1]['loss']:.4g}", refresh=False)
             if main:
                 _save(checkpoint, settings, model, optimizer, accelerator.scaler, history)
                 log(history[-1])
-    if main: checkpoint.unlink()
+    if main:
+        checkpoint.unlink()
     accelerator.wait_for_everyone()
     return history

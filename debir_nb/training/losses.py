@@ -31,24 +31,37 @@ def scene_losses(
 # %% ../../nbs/training/20_losses.ipynb #09-17-stages
 class _SharedLoss(torch.autograd.Function):
     "`restoration_loss` and its gradients, found by threads."
+
     @staticmethod
     def forward(ctx, restorer, target, relative, threads, frames, noise_std, *parameters):
         "The mean of all shares' losses; their gradients are kept for `backward`."
+
         def share(rows):
             inputs = [x[rows].detach().requires_grad_(x.requires_grad) for x in (frames, noise_std)]
             wanted = [x for x in (*inputs, *parameters) if x.requires_grad]
-            with torch.enable_grad(): loss = scene_losses(restorer(*inputs), target[rows], relative).sum()/len(target)
-            return loss.detach(), torch.autograd.grad(loss, wanted, materialize_grads=True)  # of parts that a restorer does not use: zeros
+            with torch.enable_grad():
+                loss = scene_losses(restorer(*inputs), target[rows], relative).sum() / len(target)
+            # of parts that a restorer does not use: zeros
+            return loss.detach(), torch.autograd.grad(loss, wanted, materialize_grads=True)
+
         losses, gradients = zip(*by_threads(share, shares_of(len(target), threads), threads))
         inputs = sum(x.requires_grad for x in (frames, noise_std))
-        found = iter([torch.cat(parts) if i < inputs else sum(parts) for i, parts in enumerate(zip(*gradients))])
+        found = iter(
+            [torch.cat(parts) if i < inputs else sum(parts) for i, parts in enumerate(zip(*gradients))]
+        )
         ctx.gradients = [next(found) if x.requires_grad else None for x in (frames, noise_std, *parameters)]
         return sum(losses)
 
     @staticmethod
     def backward(ctx, scale):
         "The kept gradients, scaled."
-        return None, None, None, None, *[None if gradient is None else scale*gradient for gradient in ctx.gradients]
+        return (
+            None,
+            None,
+            None,
+            None,
+            *[None if gradient is None else scale * gradient for gradient in ctx.gradients],
+        )
 
 # %% ../../nbs/training/20_losses.ipynb #10-17-stages
 def restoration_loss(
@@ -57,12 +70,19 @@ def restoration_loss(
     target: Float[Tensor, "b c h w"],  # I_gt, linear RAW
     relative: bool = False,  # average logarithms, so that every scene counts alike
 ) -> Float[Tensor, ""]:  # mean of `scene_losses`
-    "L_restore, and L_DEBIR when the burst's exposures came from BAENet (paper, Eqs. 11 and 13); of this process's share when several train."
+    """L_restore, and L_DEBIR when the burst's exposures came from BAENet (paper, Eqs. 11 and 13); of this
+    process's share when several train.
+    """
     mine, batch = own_rows(len(target)), len(target)
     frames, noise_std, target = burst.frames[mine], burst.noise_std[mine], target[mine]
     alone = len(target) == batch  # several processes share the processor already
-    threads = torch.get_num_threads() if alone and frames.device.type == "cpu" and torch.is_grad_enabled() else 1
-    if min(threads, batch) > 1: return _SharedLoss.apply(restorer, target, relative, threads, frames, noise_std, *restorer.parameters())
+    threads = (
+        torch.get_num_threads() if alone and frames.device.type == "cpu" and torch.is_grad_enabled() else 1
+    )
+    if min(threads, batch) > 1:
+        return _SharedLoss.apply(
+            restorer, target, relative, threads, frames, noise_std, *restorer.parameters()
+        )
     return scene_losses(restorer(frames, noise_std), target, relative).mean()
 
 # %% ../../nbs/training/20_losses.ipynb #12-17-stages
@@ -71,7 +91,7 @@ def warm_up_loss(
     pseudo: Float[Tensor, "b n"],  # t_pseudo-gt, s
 ) -> Float[Tensor, ""]:  # mean absolute error, ticks
     "L_warm-up (paper, Eq. 12), in ticks so that its size does not depend on the unit of time."
-    return (exposures - pseudo).abs().mean()/FRAME_TIME
+    return (exposures - pseudo).abs().mean() / FRAME_TIME
 
 # %% ../../nbs/training/20_losses.ipynb #15-17-stages
 def draw_scenes(
@@ -95,7 +115,9 @@ def pretraining_loss(
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:  # loss in linear RAW, nothing to report
     "S1: restore bursts of random exposures (paper, Eq. 11)."
     _, light, gain = draw_scenes(store, batch, generator, device_of(restorer))
-    burst = simulator.burst(light, random_exposures(batch, n_frames, generator).to(gain.device), gain, generator)
+    burst = simulator.burst(
+        light, random_exposures(batch, n_frames, generator).to(gain.device), gain, generator
+    )
     return restoration_loss(restorer, burst, simulator.target(light)), {}
 
 # %% ../../nbs/training/20_losses.ipynb #17-17-stages
@@ -106,11 +128,16 @@ def debir_loss(
     simulator: Simulator,  # with jitter in training
     batch: int,  # scenes a step
     generator: torch.Generator,  # of this step
-) -> tuple[Float[Tensor, ""], dict[str, float]]:  # logarithm of the loss in linear RAW; mean and spread of each exposure over the batch, ticks
-    "S2-2 and S3: restore bursts whose exposures a policy chose; what moves is what requires gradients (paper, Eq. 13)."
+    # logarithm of the loss in linear RAW; mean and spread of each exposure over the batch, ticks
+) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    """S2-2 and S3: restore bursts whose exposures a policy chose; what moves is what requires gradients
+    (paper, Eq. 13).
+    """
     index, light, gain = draw_scenes(store, batch, generator, device_of(restorer))
     exposures = policy(*observe(simulator, light, gain, store.colour(index), generator))
     burst = simulator.burst(light, exposures, gain, generator)
-    ticks = exposures.detach()/FRAME_TIME
-    report = {f"t{i + 1}": t for i, t in enumerate(ticks.mean(0).tolist())} | {f"t{i + 1}_std": t for i, t in enumerate(ticks.std(0).tolist())}
+    ticks = exposures.detach() / FRAME_TIME
+    report = {f"t{i + 1}": t for i, t in enumerate(ticks.mean(0).tolist())} | {
+        f"t{i + 1}_std": t for i, t in enumerate(ticks.std(0).tolist())
+    }
     return restoration_loss(restorer, burst, simulator.target(light), relative=True), report

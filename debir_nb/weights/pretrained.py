@@ -6,16 +6,15 @@
 __all__ = ['NETWORKS', 'fetch', 'models_folder', 'load_pretrained']
 
 # %% ../../nbs/weights/20_pretrained.ipynb #02-19a-pretrained
-import hashlib, os
+import hashlib
+import os
 from pathlib import Path
 
 import torch
 
+from ..disk import load_weights, root
 from ..policies.baenet import BAENet
 from ..restorers.burstormer import Burstormer
-from ..core import check
-from ..disk import root
-from ..disk import load_weights
 
 # %% ../../nbs/weights/20_pretrained.ipynb #05-19a-pretrained
 NETWORKS = ("baenet.pt", "restorer_baenet.pt")  # BAENet, and the restorer fine-tuned to its exposures
@@ -24,34 +23,57 @@ NETWORKS = ("baenet.pt", "restorer_baenet.pt")  # BAENet, and the restorer fine-
 def fetch(
     folder: Path,  # models/ of a project that DVC keeps
 ) -> None:
-    "Fetch the released networks from the project's DVC remote and compare their hashes. `ValueError` when nothing is released there, or it is damaged."
+    """Fetch the released networks from the project's DVC remote and compare their hashes. `ValueError` when
+    nothing is released there, or it is damaged.
+    """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
-    files = [folder/name for name in NETWORKS]
+
+    files = [folder / name for name in NETWORKS]
     try:
         with Repo(folder.parent) as repo:
             repo.pull([str(file) for file in files])
             expected = {file: repo.find_outs_by_path(str(file))[0].hash_info.value for file in files}
-    except (DvcException, OSError) as e: raise ValueError(f"no released networks can be fetched into {folder} ({e})") from e
+    except (DvcException, OSError) as e:
+        raise ValueError(f"no released networks can be fetched into {folder} ({e})") from e
     for file, md5 in expected.items():
-        if md5 == hashlib.md5(file.read_bytes()).hexdigest(): continue
+        if md5 == hashlib.md5(file.read_bytes()).hexdigest():
+            continue
         file.unlink()
-        raise ValueError(f"{file} was fetched damaged (its hash is not {md5}) and is thrown away: mend the remote, or train the networks with `make run`")
+        raise ValueError(
+            f"{file} was fetched damaged (its hash is not {md5}) and is thrown away: mend the remote, or"
+            " train the networks with `make run`"
+        )
 
 # %% ../../nbs/weights/20_pretrained.ipynb #08-19a-pretrained
 def models_folder(
     folder: str | os.PathLike | None = None,  # None: $DEBIR_MODELS, or models/ of the project
 ) -> Path:  # that holds NETWORKS
-    "Where the trained networks are; those of a project are fetched when they are missing. `ValueError` says how to get them."
-    try: ours = root()/"models"
-    except FileNotFoundError: ours = None
+    """Where the trained networks are; those of a project are fetched when they are missing. `ValueError` says
+    how to get them.
+    """
+    try:
+        ours = root() / "models"
+    except FileNotFoundError:
+        ours = None
     found = Path(folder or os.environ.get("DEBIR_MODELS") or ours or "")
-    check(folder or os.environ.get("DEBIR_MODELS") or ours, "no trained networks are named: give their folder (on the command line: --models), or name it in the environment variable DEBIR_MODELS; a clone of the project fetches released ones by itself")
-    missing, why = [name for name in NETWORKS if not (found/name).is_file()], ""
+    if not (folder or os.environ.get("DEBIR_MODELS") or ours):
+        raise ValueError(
+            "no trained networks are named: give their folder (on the command line: --models), or name it in"
+            " the environment variable DEBIR_MODELS; a clone of the project fetches released ones by itself"
+        )
+    missing, why = [name for name in NETWORKS if not (found / name).is_file()], ""
     if missing and ours and found.resolve() == ours.resolve():
-        try: fetch(found); missing = []
-        except ValueError as e: why = f"; {e}"
-    check(not missing, f"{found} does not hold {' and '.join(missing)}: `make run` in the project trains them, `dvc pull` there fetches released ones; or name another folder in DEBIR_MODELS{why}")
+        try:
+            fetch(found)
+            missing = []
+        except ValueError as e:
+            why = f"; {e}"
+    if missing:
+        raise ValueError(
+            f"{found} does not hold {' and '.join(missing)}: `make run` in the project trains them, `dvc"
+            f" pull` there fetches released ones; or name another folder in DEBIR_MODELS{why}"
+        )
     return found
 
 # %% ../../nbs/weights/20_pretrained.ipynb #10-19a-pretrained
@@ -60,18 +82,32 @@ def _shape(
     name: str,  # of a weight
 ) -> torch.Size:  # its shape
     "Shape of one weight, read without the others. `ValueError` when the file is damaged or does not hold it."
-    try: return torch.load(path, map_location="cpu", weights_only=True, mmap=True)[name].shape
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)[name].shape
     except Exception as e:  # a damaged file may fail in any way
-        raise ValueError(f"{path} holds no {name} ({type(e).__name__}): it is damaged or belongs to another network; make it again") from e
+        raise ValueError(
+            f"{path} holds no {name} ({type(e).__name__}): it is damaged or belongs to another network; make"
+            " it again"
+        ) from e
 
 # %% ../../nbs/weights/20_pretrained.ipynb #11-19a-pretrained
 def load_pretrained(
     folder: str | os.PathLike | None = None,  # None: $DEBIR_MODELS, or models/ of the project
 ) -> tuple[BAENet, Burstormer]:  # both in evaluation mode, on the CPU
     "The trained networks. `ValueError` when they are missing, damaged, or do not belong together."
-    baenet, restorer = (models_folder(folder)/name for name in NETWORKS)
-    outputs, first = _shape(baenet, "mobilenet.classifier.1.weight"), _shape(baenet, "mobilenet.features.0.0.weight")
+    baenet, restorer = (models_folder(folder) / name for name in NETWORKS)
+    outputs, first = (
+        _shape(baenet, "mobilenet.classifier.1.weight"),
+        _shape(baenet, "mobilenet.features.0.0.weight"),
+    )
     features, pooled = _shape(restorer, "conv1.0.weight")[0], _shape(restorer, "rec_conv1.0.weight")[1]
-    n, m = outputs[0] - 1, pooled//features
-    check(n == m, f"{baenet} predicts {n} exposures, {restorer} takes {m} frames: take both from one run of the pipeline")
-    return load_weights(BAENet(n, first[1] - 2), baenet).eval(), load_weights(Burstormer(n, features=features), restorer).eval()
+    n, m = outputs[0] - 1, pooled // features
+    if n != m:
+        raise ValueError(
+            f"{baenet} predicts {n} exposures, {restorer} takes {m} frames: take both from one run of the"
+            " pipeline"
+        )
+    return (
+        load_weights(BAENet(n, first[1] - 2), baenet).eval(),
+        load_weights(Burstormer(n, features=features), restorer).eval(),
+    )

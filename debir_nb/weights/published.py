@@ -15,40 +15,58 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core import check_finite
+from ..light.raw import CameraColour, apply_matrix, demosaic
 from ..policies.baenet import BAENet, published_exposures
 from ..restorers.burstormer import Burstormer
-from ..core import check, check_finite
-from ..light.raw import CameraColour, apply_matrix, demosaic
 
 # %% ../../nbs/weights/10_published.ipynb #06-12-published
 def split_names(
     state_dict: Mapping[str, Tensor],  # weights by published name
-) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:  # BAENet's weights, Burstormer's weights, names that belong to neither
+    # BAENet's weights, Burstormer's weights, names that belong to neither
+) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
     "Sort the published names by network; `prednet.` is the older name of `baenet.`."
     baenet, burstormer, ignored = {}, {}, []
     for name, weight in state_dict.items():
         part, _, rest = name.partition(".")
-        if part not in ("baenet", "prednet"): burstormer[name] = weight
-        elif rest.startswith("raft."): ignored.append(name)
-        else: baenet[rest] = weight
+        if part not in ("baenet", "prednet"):
+            burstormer[name] = weight
+        elif rest.startswith("raft."):
+            ignored.append(name)
+        else:
+            baenet[rest] = weight
     return baenet, burstormer, ignored
 
 # %% ../../nbs/weights/10_published.ipynb #09-12-published
 def read_state_dict(
     path: str | os.PathLike,  # a checkpoint
 ) -> dict[str, Tensor]:  # weights by name, on the CPU
-    "The `state_dict` inside a Lightning checkpoint. `ValueError` when there is no such file, or it is damaged, or holds something else."
-    check(Path(path).is_file(), f"path is {path}: there is no such file")
-    try: checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    """The `state_dict` inside a Lightning checkpoint. `ValueError` when there is no such file, or it is
+    damaged, or holds something else.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"path is {path}: there is no such file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # a damaged pickle may fail in any way
-        raise ValueError(f"{path} cannot be read as a checkpoint of tensors: it is damaged, or holds other Python objects ({type(e).__name__}: {str(e)[:100]})") from e
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint of tensors: it is damaged, or holds other Python objects"
+            f" ({type(e).__name__}: {str(e)[:100]})"
+        ) from e
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    check(isinstance(weights, dict) and all(isinstance(k, str) and torch.is_tensor(w) for k, w in weights.items()),
-          f"{path} holds no state_dict of tensors: pass the checkpoint that the published training wrote")
+    if not (
+        isinstance(weights, dict)
+        and all(isinstance(k, str) and torch.is_tensor(w) for k, w in weights.items())
+    ):
+        raise ValueError(
+            f"{path} holds no state_dict of tensors: pass the checkpoint that the published training wrote"
+        )
     return weights
 
 # %% ../../nbs/weights/10_published.ipynb #12-12-published
-PUBLISHED_CROP = (256, 256)  # height and width of the demosaicked previews that the published BAENet was trained on, px (published settings)
+# height and width of the demosaicked previews that the published BAENet was trained on, px (published
+# settings)
+PUBLISHED_CROP = (256, 256)
 
 # %% ../../nbs/weights/10_published.ipynb #13-12-published
 def published_baenet(
@@ -56,12 +74,21 @@ def published_baenet(
 ) -> BAENet:  # in evaluation mode, on the CPU
     "Build BAENet as published. `ValueError` names weights that are missing, unexpected or of another shape."
     first, last = weights.get("mobilenet.features.0.0.weight"), weights.get("mobilenet.classifier.1.weight")
-    check(first is not None and last is not None and first.ndim == 4 and last.ndim == 2,
-          "it lacks baenet.mobilenet.*: pass a checkpoint of the second or third stage, the first has no BAENet")
+    if not (first is not None and last is not None and first.ndim == 4 and last.ndim == 2):
+        raise ValueError(
+            "it lacks baenet.mobilenet.*: pass a checkpoint of the second or third stage, the first has no"
+            " BAENet"
+        )
     net = BAENet(len(last) - 1, first.shape[1] - 2, head=published_exposures)
-    shapes, theirs = ({k: tuple(w.shape) for k, w in ws} for ws in ([*net.named_parameters(), *net.named_buffers()], weights.items()))
+    shapes, theirs = (
+        {k: tuple(w.shape) for k, w in ws}
+        for ws in ([*net.named_parameters(), *net.named_buffers()], weights.items())
+    )
     wrong = sorted(k for k in shapes.keys() | theirs.keys() if shapes.get(k) != theirs.get(k))
-    check(not wrong, f"{len(wrong)} weights of BAENet are missing, unexpected or of another shape, such as {wrong[:3]}")
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} weights of BAENet are missing, unexpected or of another shape, such as {wrong[:3]}"
+        )
     net.load_state_dict(weights)
     net.mobilenet.tile = PUBLISHED_CROP
     return net.eval()
@@ -70,15 +97,25 @@ def published_baenet(
 def load_published(
     path: str | os.PathLike,  # the authors' Lightning checkpoint
 ) -> tuple[BAENet, Burstormer]:  # both in evaluation mode, on the CPU
-    "The published networks with the authors' weights; warns that flow weights are left out. `ValueError` when the file is anything else (published code of the paper)."
+    """The published networks with the authors' weights; warns that flow weights are left out. `ValueError`
+    when the file is anything else (published code of the paper).
+    """
     baenet, burstormer, ignored = split_names(read_state_dict(path))
     try:
-        for name, w in {**baenet, **burstormer}.items(): check_finite(name, w)
+        for name, w in {**baenet, **burstormer}.items():
+            check_finite(name, w)
         networks = published_baenet(baenet), Burstormer.load_published(burstormer).eval()
         n, m = networks[0].mobilenet.classifier[1].out_features - 1, networks[1].n_frames
-        check(n == m, f"its BAENet predicts {n} exposures, its Burstormer takes {m} frames")
-    except ValueError as e: raise ValueError(f"{path} does not hold the published networks: {e}") from e
-    if ignored: warnings.warn(f"{len(ignored)} weights of the optical flow are left out (such as {ignored[0]}): the flow is an argument of motion_magnitude", stacklevel=2)
+        if n != m:
+            raise ValueError(f"its BAENet predicts {n} exposures, its Burstormer takes {m} frames")
+    except ValueError as e:
+        raise ValueError(f"{path} does not hold the published networks: {e}") from e
+    if ignored:
+        warnings.warn(
+            f"{len(ignored)} weights of the optical flow are left out (such as {ignored[0]}): the flow is an"
+            " argument of motion_magnitude",
+            stacklevel=2,
+        )
     return networks
 
 # %% ../../nbs/weights/10_published.ipynb #18-12-published
@@ -86,5 +123,7 @@ def published_preview(
     preview: Float[Tensor, "b 4 h w"],  # linear packed RAW in [0, 1]
     colour: CameraColour,  # one camera per preview
 ) -> Float[Tensor, "b 3 2*h 2*w"]:  # linear sRGB in [0, 1]
-    "The preview as the published BAENet takes it. `ValueError` when smaller than 2x2 or the batches differ (published code of the paper)."
+    """The preview as the published BAENet takes it. `ValueError` when smaller than 2x2 or the batches differ
+    (published code of the paper).
+    """
     return apply_matrix(torch.linalg.inv(colour.matrix()), demosaic(preview)).clamp(0, 1)

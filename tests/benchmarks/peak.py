@@ -1,4 +1,5 @@
 """Run one thing in a process of its own and print by how much it raised the peak of memory, bytes, and its processor time, s."""
+
 import sys
 import time
 
@@ -7,34 +8,44 @@ import torch
 from measure import peak_memory
 from plain import PlainBurstormer
 
+from debir_nb.light.simulator import Simulator, collect, timeline
 from debir_nb.restorers.burstormer import Burstormer
 from debir_nb.restorers.full_size import restore_full_size
-from debir_nb.light.simulator import Simulator, collect, timeline
 
 
 def training(form):
     net = PlainBurstormer(8, 48) if form == "plain" else Burstormer(8, 4, 4, 48)
-    burst, std = torch.rand(1, 8, 4, 64, 64), torch.full((1, 8), .05)
+    burst, std = torch.rand(1, 8, 4, 64, 64), torch.full((1, 8), 0.05)
 
     def step():
-        with torch.autocast("cpu", torch.bfloat16, enabled=form == "bf16"): restored = net(burst, std)
+        with torch.autocast("cpu", torch.bfloat16, enabled=form == "bf16"):
+            restored = net(burst, std)
         restored.float().square().mean().backward()
+
     return step
 
 
 def exposure(ticks):
-    light, t = collect(torch.rand(1, 228, 4, 128, 128)), torch.full((1, 1), float(ticks)/1920, requires_grad=True)
-    gain = torch.full((1, 1), 100.)
-    return lambda: Simulator().expose(light, *timeline(t), gain/t, torch.Generator()).frames.sum().backward()
+    light, t = (
+        collect(torch.rand(1, 228, 4, 128, 128)),
+        torch.full((1, 1), float(ticks) / 1920, requires_grad=True),
+    )
+    gain = torch.full((1, 1), 100.0)
+    return lambda: (
+        Simulator().expose(light, *timeline(t), gain / t, torch.Generator()).frames.sum().backward()
+    )
 
 
 def picture(megapixels):
     "A network that looks around, a smooth burst of four noisy frames, and its noise."
-    net, side = Burstormer(4, 4, 4, 8).eval(), (float(megapixels)*1e6/4/12)**.5
+    net, side = Burstormer(4, 4, 4, 8).eval(), (float(megapixels) * 1e6 / 4 / 12) ** 0.5
     with torch.no_grad():
-        for parameter in net.parameters(): parameter.add_(.02*torch.randn_like(parameter))
-    coarse = torch.nn.functional.interpolate(torch.rand(1, 4, 96, 128), size=tuple(4*round(k*side/4) for k in (3, 4)), mode="bicubic")
-    return net, coarse[:, None] + .05*torch.randn(1, 4, 4, *coarse.shape[2:]), torch.full((1, 4), .05)
+        for parameter in net.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    coarse = torch.nn.functional.interpolate(
+        torch.rand(1, 4, 96, 128), size=tuple(4 * round(k * side / 4) for k in (3, 4)), mode="bicubic"
+    )
+    return net, coarse[:, None] + 0.05 * torch.randn(1, 4, 4, *coarse.shape[2:]), torch.full((1, 4), 0.05)
 
 
 def restoring(megapixels):
@@ -47,6 +58,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     form = globals()[sys.argv[1]](sys.argv[2])
     before, began = psutil.Process().memory_info().rss, time.process_time()
-    if sys.argv[1] == "restoring": before = 0  # all of the process counts
+    if sys.argv[1] == "restoring":
+        before = 0  # all of the process counts
     form()
     print(peak_memory() - before, time.process_time() - began)

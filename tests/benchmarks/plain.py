@@ -1,4 +1,5 @@
 """The plain forms that the fast ones are measured against: the same results, every formula as it is written down."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,25 +11,33 @@ from debir_nb.light.simulator import timeline
 
 
 def literal_exposure(radiance, start, stop):
-    "Eq. (7), mended: every tick of the exposure, weighted by how much of it the exposure holds; (b t ...), (b n) in s -> (b n ...)."
+    """Eq. (7), mended: every tick of the exposure, weighted by how much of it the exposure holds; (b t ...),
+    (b n) in s -> (b n ...).
+    """
     frames = []
-    for scene, begins, ends in zip(radiance, start/FRAME_TIME, stop/FRAME_TIME):
+    for scene, begins, ends in zip(radiance, start / FRAME_TIME, stop / FRAME_TIME):
         for begin, end in zip(begins, ends):
             total = 0
-            for k in range(int(begin), int(end.ceil())): total = total + (end.clamp(max=k + 1) - begin.clamp(min=k))*scene[k]
-            frames.append(total/(end - begin))
+            for k in range(int(begin), int(end.ceil())):
+                total = total + (end.clamp(max=k + 1) - begin.clamp(min=k)) * scene[k]
+            frames.append(total / (end - begin))
     return torch.stack(frames).unflatten(0, start.shape)
 
 
 def literal_burst(radiance, exposures, preview_gain, generator):
-    "Eqs. (4)-(8) in their order, from colour radiance (b t 3 H W): sum over ticks, colour filter array, noise, clipping."
-    raw = sample_cfa(literal_exposure(radiance, *timeline(exposures)).flatten(0, 1)).unflatten(0, exposures.shape)
+    """Eqs. (4)-(8) in their order, from colour radiance (b t 3 H W): sum over ticks, colour filter array,
+    noise, clipping.
+    """
+    raw = sample_cfa(literal_exposure(radiance, *timeline(exposures)).flatten(0, 1)).unflatten(
+        0, exposures.shape
+    )
     shot, read = (x[..., None, None, None] for x in iso_noise(burst_gains(exposures, preview_gain)))
-    return (raw + (read + shot*raw.clamp(min=0)).sqrt()*standard_normal(raw, generator)).clamp(0, 1)
+    return (raw + (read + shot * raw.clamp(min=0)).sqrt() * standard_normal(raw, generator)).clamp(0, 1)
 
 
 class Norm(nn.Module):
     "Layer normalisation, as its formula."
+
     def __init__(self, f):
         super().__init__()
         self.body = nn.LayerNorm(f)
@@ -36,40 +45,56 @@ class Norm(nn.Module):
     def forward(self, x):
         y = x.flatten(2).transpose(1, 2)
         mean, variance = y.mean(-1, keepdim=True), y.var(-1, keepdim=True, unbiased=False)
-        return ((y - mean)/torch.sqrt(variance + 1e-5)*self.body.weight + self.body.bias).transpose(1, 2).unflatten(2, x.shape[2:])
+        return (
+            ((y - mean) / torch.sqrt(variance + 1e-5) * self.body.weight + self.body.bias)
+            .transpose(1, 2)
+            .unflatten(2, x.shape[2:])
+        )
 
 
 class Attention(nn.Module):
     "Attention between channels: rows of length 1, then the products."
+
     def __init__(self, f, heads):
         super().__init__()
         self.heads, self.temperature = heads, nn.Parameter(torch.ones(heads, 1, 1))
-        self.qk, self.qk_dwconv = nn.Conv2d(f, 2*f, 1, bias=False), nn.Conv2d(2*f, 2*f, 3, padding=1, groups=2*f, bias=False)
-        self.v, self.v_dwconv = nn.Conv2d(f, f, 1, bias=False), nn.Conv2d(f, f, 3, padding=1, groups=f, bias=False)
+        self.qk, self.qk_dwconv = (
+            nn.Conv2d(f, 2 * f, 1, bias=False),
+            nn.Conv2d(2 * f, 2 * f, 3, padding=1, groups=2 * f, bias=False),
+        )
+        self.v, self.v_dwconv = (
+            nn.Conv2d(f, f, 1, bias=False),
+            nn.Conv2d(f, f, 3, padding=1, groups=f, bias=False),
+        )
         self.project_out = nn.Conv2d(f, f, 1, bias=False)
 
     def forward(self, x):
         q, k = self.qk_dwconv(self.qk(x)).chunk(2, 1)
         q, k, v = (t.flatten(2).unflatten(1, (self.heads, -1)) for t in (q, k, self.v_dwconv(self.v(x))))
-        attention = (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT*self.temperature).softmax(-1)
+        attention = (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT * self.temperature).softmax(-1)
         return self.project_out((attention @ v).flatten(1, 2).unflatten(2, x.shape[2:]))
 
 
 class FeedForward(nn.Module):
     "One wide tensor, cut in two."
+
     def __init__(self, f):
         super().__init__()
-        wide = int(2.66*f)
-        self.project_in, self.project_out = nn.Conv2d(f, 2*wide, 1, bias=False), nn.Conv2d(wide, f, 1, bias=False)
-        self.dwconv = nn.Conv2d(2*wide, 2*wide, 3, padding=1, groups=2*wide, bias=False)
+        wide = int(2.66 * f)
+        self.project_in, self.project_out = (
+            nn.Conv2d(f, 2 * wide, 1, bias=False),
+            nn.Conv2d(wide, f, 1, bias=False),
+        )
+        self.dwconv = nn.Conv2d(2 * wide, 2 * wide, 3, padding=1, groups=2 * wide, bias=False)
 
     def forward(self, x):
         gate, value = self.dwconv(self.project_in(x)).chunk(2, 1)
-        return self.project_out(F.gelu(gate)*value)
+        return self.project_out(F.gelu(gate) * value)
 
 
 class Block(nn.Module):
     "Attention, then the gated layer, each behind a normalisation."
+
     def __init__(self, f, heads=1):
         super().__init__()
         self.norm1, self.attn, self.norm2, self.ffn = Norm(f), Attention(f, heads), Norm(f), FeedForward(f)
@@ -80,7 +105,7 @@ class Block(nn.Module):
 
 
 def gelu(f_in, f_out, kernel=3, bias=True):
-    return nn.Sequential(nn.Conv2d(f_in, f_out, kernel, padding=kernel//2, bias=bias), nn.GELU())
+    return nn.Sequential(nn.Conv2d(f_in, f_out, kernel, padding=kernel // 2, bias=bias), nn.GELU())
 
 
 def frames(module, x):
@@ -93,80 +118,112 @@ def with_reference(x):
 
 class Enrichment(nn.Module):
     "Back-projection of pairs: of neighbours, or with the reference."
+
     def __init__(self, f, reference):
         super().__init__()
-        self.reference, self.encoder1 = reference, nn.Sequential(Block(2*f), Block(2*f))
-        self.feat_fusion, self.feat_expand, self.diff_fusion = gelu(2*f, f), gelu(f, 2*f), gelu(2*f, f)
+        self.reference, self.encoder1 = reference, nn.Sequential(Block(2 * f), Block(2 * f))
+        self.feat_fusion, self.feat_expand, self.diff_fusion = gelu(2 * f, f), gelu(f, 2 * f), gelu(2 * f, f)
 
     def forward(self, x):
-        pairs = with_reference(x) if self.reference else torch.cat([x, x.roll(1, 1)], 1).unflatten(1, (-1, 2)).flatten(2, 3)
+        pairs = (
+            with_reference(x)
+            if self.reference
+            else torch.cat([x, x.roll(1, 1)], 1).unflatten(1, (-1, 2)).flatten(2, 3)
+        )
         pairs = self.encoder1(pairs.flatten(0, 1))
         fused = self.feat_fusion(pairs)
-        lost = (self.feat_expand(fused) - pairs)*(1 if self.reference else -1)
+        lost = (self.feat_expand(fused) - pairs) * (1 if self.reference else -1)
         return (fused + self.diff_fusion(lost)).view_as(x)
 
 
 class Alignment(nn.Module):
     "Offsets from stacked pairs, for every frame."
+
     def __init__(self, f, coarser=True):
         super().__init__()
-        self.bottleneck = gelu(2*f, f, bias=False)
-        if coarser: self.bottleneck_o = gelu(2*f, f, bias=False)
-        self.offset_conv, self.deform = nn.Conv2d(f, 216, 3, padding=1, bias=False), nn.Conv2d(f, f, 3, padding=2, dilation=2, groups=8)
+        self.bottleneck = gelu(2 * f, f, bias=False)
+        if coarser:
+            self.bottleneck_o = gelu(2 * f, f, bias=False)
+        self.offset_conv, self.deform = (
+            nn.Conv2d(f, 216, 3, padding=1, bias=False),
+            nn.Conv2d(f, f, 3, padding=2, dilation=2, groups=8),
+        )
         self.back_projection = Enrichment(f, reference=True)
 
     def forward(self, x, coarser=None):
         clue = frames(self.bottleneck, with_reference(x))
-        if coarser is not None: clue = frames(self.bottleneck_o, torch.cat([coarser, clue], 2))
+        if coarser is not None:
+            clue = frames(self.bottleneck_o, torch.cat([coarser, clue], 2))
         offset, mask = self.offset_conv(clue[:, 1:].flatten(0, 1)).split([144, 72], 1)
-        moved = deform_conv(x[:, 1:].flatten(0, 1), offset, mask.sigmoid(), self.deform.weight, self.deform.bias, 2)
+        moved = deform_conv(
+            x[:, 1:].flatten(0, 1), offset, mask.sigmoid(), self.deform.weight, self.deform.bias, 2
+        )
         return self.back_projection(torch.cat([x[:, :1], moved.view_as(x[:, 1:])], 1)), clue
 
 
 def deform_conv(x, offset, mask, weight, bias, dilation):
     "Deformable convolution by one grid_sample, of as many channel groups as offset groups."
     (m, c, h, w), (_, c_in, kh, kw) = x.shape, weight.shape
-    groups, taps = c//c_in, kh*kw
-    dy, dx = offset.reshape(m*groups, kh, kw, 2, h, w).unbind(3)
-    y = dy + dilation*(torch.arange(kh) - kh//2).view(-1, 1, 1, 1) + torch.arange(h).view(-1, 1)
-    x_ = dx + dilation*(torch.arange(kw) - kw//2).view(-1, 1, 1) + torch.arange(w)
-    grid = torch.stack([(2*x_ + 1)/w - 1, (2*y + 1)/h - 1], -1).view(m*groups, taps*h, w, 2)
-    seen = F.grid_sample(x.reshape(m*groups, c_in, h, w), grid.to(x.dtype), align_corners=False).view(m*groups, c_in, taps, h*w)
-    seen = (seen*mask.reshape(m*groups, 1, taps, h*w)).view(m, groups, c_in*taps, h*w)
-    return (weight.view(groups, -1, c_in*taps) @ seen).view(m, -1, h, w) + bias.view(-1, 1, 1)
+    groups, taps = c // c_in, kh * kw
+    dy, dx = offset.reshape(m * groups, kh, kw, 2, h, w).unbind(3)
+    y = dy + dilation * (torch.arange(kh) - kh // 2).view(-1, 1, 1, 1) + torch.arange(h).view(-1, 1)
+    x_ = dx + dilation * (torch.arange(kw) - kw // 2).view(-1, 1, 1) + torch.arange(w)
+    grid = torch.stack([(2 * x_ + 1) / w - 1, (2 * y + 1) / h - 1], -1).view(m * groups, taps * h, w, 2)
+    seen = F.grid_sample(x.reshape(m * groups, c_in, h, w), grid.to(x.dtype), align_corners=False).view(
+        m * groups, c_in, taps, h * w
+    )
+    seen = (seen * mask.reshape(m * groups, 1, taps, h * w)).view(m, groups, c_in * taps, h * w)
+    return (weight.view(groups, -1, c_in * taps) @ seen).view(m, -1, h, w) + bias.view(-1, 1, 1)
 
 
 class Levels(nn.Module):
     "Alignment at a quarter, half and full size, and once more."
+
     def __init__(self, f):
         super().__init__()
-        self.encoder_level1, self.encoder_level2 = nn.Sequential(Block(f), Block(f)), nn.Sequential(Block(f, 2), Block(f, 2))
+        self.encoder_level1, self.encoder_level2 = (
+            nn.Sequential(Block(f), Block(f)),
+            nn.Sequential(Block(f, 2), Block(f, 2)),
+        )
         self.down1, self.down2 = (nn.Conv2d(f, f, 3, stride=2, padding=1) for _ in range(2))
-        self.up1, self.up2, self.offset_up1, self.offset_up2 = (nn.ConvTranspose2d(f, f, 3, stride=2, padding=1, output_padding=1) for _ in range(4))
-        self.alignment0, self.alignment1, self.alignment2, self.cascade_alignment = Alignment(f), Alignment(f), Alignment(f, False), Alignment(f)
+        self.up1, self.up2, self.offset_up1, self.offset_up2 = (
+            nn.ConvTranspose2d(f, f, 3, stride=2, padding=1, output_padding=1) for _ in range(4)
+        )
+        self.alignment0, self.alignment1, self.alignment2, self.cascade_alignment = (
+            Alignment(f),
+            Alignment(f),
+            Alignment(f, False),
+            Alignment(f),
+        )
 
     def forward(self, x):
         full = frames(self.encoder_level1, x)
         half = frames(self.encoder_level2, frames(self.down1, full))
         aligned, clue = self.alignment2(frames(self.down2, half))
         rough = frames(self.up2, aligned)
-        aligned, clue = self.alignment1(half, 2*frames(self.offset_up2, clue))
+        aligned, clue = self.alignment1(half, 2 * frames(self.offset_up2, clue))
         rough = frames(self.up1, rough + aligned)
-        aligned, clue = self.alignment0(full, 2*frames(self.offset_up1, clue))
+        aligned, clue = self.alignment0(full, 2 * frames(self.offset_up1, clue))
         return self.cascade_alignment(rough + aligned, clue)[0]
 
 
 class PlainBurstormer(nn.Module):
     "Burstormer, channels before pixels, every layer as it is written down; its weights have the same names."
+
     def __init__(self, n, f):
         super().__init__()
         self.conv1, self.align = nn.Sequential(nn.Conv2d(4, f, 3, padding=1, bias=False)), Levels(f)
-        self.back_projection1, self.back_projection2 = Enrichment(f, reference=False), Enrichment(f, reference=False)
-        self.rec_conv1, self.rec_conv2 = gelu(n*f, 2*f, 1, bias=False), gelu(2*f, f, 1, bias=False)
+        self.back_projection1, self.back_projection2 = (
+            Enrichment(f, reference=False),
+            Enrichment(f, reference=False),
+        )
+        self.rec_conv1, self.rec_conv2 = gelu(n * f, 2 * f, 1, bias=False), gelu(2 * f, f, 1, bias=False)
         self.out_conv = nn.Sequential(nn.Conv2d(f, 4, 3, padding=1, bias=False))
 
     def forward(self, burst, noise_std):
         x = self.back_projection1(self.align(frames(self.conv1, burst)))
         two = self.rec_conv1(x.flatten(1, 2)).unflatten(1, (2, -1))
-        weights = noise_std.pow(-2)/noise_std.pow(-2).sum(1, keepdim=True)
-        return (weights[..., None, None, None]*burst).sum(1) + self.out_conv(self.rec_conv2(self.back_projection2(two).flatten(1, 2)))
+        weights = noise_std.pow(-2) / noise_std.pow(-2).sum(1, keepdim=True)
+        return (weights[..., None, None, None] * burst).sum(1) + self.out_conv(
+            self.rec_conv2(self.back_projection2(two).flatten(1, 2))
+        )
