@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from debir_nb.core import FRAME_TIME, T_MIN, budget
+from debir_nb.light.sensor import EqualBrightness
 from debir_nb.light.simulator import Simulator, collect
 from debir_nb.policies.rules import bracket
 from debir_nb.scoring.search import lattice, moves, oracle, restoration_errors
@@ -60,7 +61,7 @@ def test_scenes_of_a_batch_do_not_see_each_other():
     gain = torch.tensor([100.0, 100.0])
     together, _ = oracle(
         lambda f, s: f[:, 0],
-        Simulator(noise=lambda g: (0 * g, 0 * g + 1e-12)),
+        Simulator(EqualBrightness(lambda g: (0 * g, 0 * g + 1e-12)),
         scenes([0.0, 0.05]),
         gain,
         2,
@@ -70,7 +71,7 @@ def test_scenes_of_a_batch_do_not_see_each_other():
     )
     alone, _ = oracle(
         lambda f, s: f[:, 0],
-        Simulator(noise=lambda g: (0 * g, 0 * g + 1e-12)),
+        Simulator(EqualBrightness(lambda g: (0 * g, 0 * g + 1e-12)),
         scenes([0.05]),
         gain[:1],
         2,

@@ -56,7 +56,7 @@ def travel(folder):
     from debir_nb.scoring.search import candidate_errors, candidates
     from debir_nb.training.losses import debir_loss, draw_scenes, pretraining_loss, warm_up_loss
 
-    draws, simulator = generator(0), Simulator(jitter=True)
+    draws, simulator = generator(0), Simulator(EqualBrightness(jitter=True))
     film_clips(folder / "clips", draws)
     clips = find_clips(folder / "clips").clips
     plan = plan_scenes(
@@ -114,9 +114,9 @@ def calibrate():
         add_noise(torch.zeros(3, 4, 32, 32), *noise, draws),
     )
     fit = photon_transfer(flats, darks, step=1e-6).pooled
-    Simulator(noise=gain_noise(torch.ones(1, dtype=torch.float64), fit.shot[None], fit.read[None])).noise(
-        torch.ones(2, 4)
-    )
+    Simulator(
+        EqualBrightness(gain_noise(torch.ones(1, dtype=torch.float64), fit.shot[None], fit.read[None]))
+    ).noise(torch.ones(2, 4))
 
 
 def take_burst(folder):

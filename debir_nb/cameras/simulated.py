@@ -43,6 +43,7 @@ from debir_nb.light.raw import (
     to_camera,
     unpack,
 )
+from ..light.sensor import EqualBrightness
 from ..light.simulator import Light, LightInMemory, Simulator, collect, mean_radiance
 
 # %% ../../nbs/cameras/20_simulated.ipynb #05-31-simulated-camera

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core import FRAME_TIME
+from .sensor import EqualBrightness
 from .simulator import Light, Simulator, mean_radiance
 
 # %% ../../nbs/light/55_straight_through.ipynb #09-06a-straight-through
@@ -34,5 +35,7 @@ def simulator_with(
     if gradient not in ("exact", "straight_through"):
         raise ValueError(f"gradient is {gradient!r}: choose exact or straight_through")
     return (
-        Simulator(jitter=True) if gradient == "exact" else Simulator(jitter=True, mean=straight_through_mean)
+        Simulator(EqualBrightness(jitter=True))
+        if gradient == "exact"
+        else Simulator(EqualBrightness(jitter=True), mean=straight_through_mean)
     )

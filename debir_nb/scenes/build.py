@@ -34,6 +34,7 @@ from ..light.interpolation import Interpolator
 from ..light.motion import motion_magnitude
 from ..light.radiance import hand_held, to_linear
 from ..light.raw import CameraColour, dequantise, random_colour, sample_cfa, srgb_to_linear, to_camera
+from ..light.sensor import EqualBrightness
 from ..light.simulator import Light, Simulator
 from .plan import FIRST_TICK, SPLITS, frames_needed
 from debir_nb.scenes.store import (
@@ -141,7 +142,7 @@ def true_motion(
     colour: CameraColour,  # of one camera (b = 1)
 ) -> float:  # packed px
     "Mean flow between the noise-free previews of a scene: what m_p estimates (paper, Sec. 4.1)."
-    noiseless = Simulator(noise=lambda gain: (0 * gain, 0 * gain))
+    noiseless = Simulator(EqualBrightness(lambda gain: (0 * gain, 0 * gain)))
     previous, preview = noiseless.previews(light, torch.ones(1), generator(0))
     return motion_magnitude(preview, previous, colour).item()
 
