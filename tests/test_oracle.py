@@ -61,7 +61,7 @@ def test_scenes_of_a_batch_do_not_see_each_other():
     gain = torch.tensor([100.0, 100.0])
     together, _ = oracle(
         lambda f, s: f[:, 0],
-        Simulator(EqualBrightness(lambda g: (0 * g, 0 * g + 1e-12)),
+        Simulator(EqualBrightness(lambda g: (0 * g, 0 * g + 1e-12))),
         scenes([0.0, 0.05]),
         gain,
         2,
@@ -71,7 +71,7 @@ def test_scenes_of_a_batch_do_not_see_each_other():
     )
     alone, _ = oracle(
         lambda f, s: f[:, 0],
-        Simulator(EqualBrightness(lambda g: (0 * g, 0 * g + 1e-12)),
+        Simulator(EqualBrightness(lambda g: (0 * g, 0 * g + 1e-12))),
         scenes([0.05]),
         gain[:1],
         2,
