@@ -43,6 +43,70 @@ def film_clips(folder, draws):
 def travel(folder):
     "Footage to scenes, scenes to losses, and a comparison of two policies."
     from debir_nb.core import generator
+    from debir_nb.light.footage import find_clips
+    from debir_nb.light.sensor import EqualBrightness
+    from debir_nb.light.simulator import Simulator
+    from debir_nb.policies.baenet import BAENet
+    from debir_nb.policies.rules import bracket
+    from debir_nb.restorers.burstormer import Burstormer
+    from debir_nb.scenes.build import build_scenes
+    from debir_nb.scenes.plan import SPLITS, plan_scenes
+    from debir_nb.scenes.store import SceneStore
+    from debir_nb.scoring.evaluate import evaluate
+    from debir_nb.scoring.metrics import paired_difference
+    from debir_nb.scoring.search import candidate_errors, candidates
+    from debir_nb.training.losses import debir_loss, draw_scenes, pretraining_loss, warm_up_loss
+
+    draws, simulator = generator(0), Simulator(EqualBrightness(jitter=True))
+    film_clips(folder / "clips", draws)
+    clips = find_clips(folder / "clips").clips
+    plan = plan_scenes(
+        clips, dict.fromkeys(SPLITS, 2), dict.fromkeys(SPLITS, 32), (0.4, 0.3, 0.3), simulator.ticks(4), 0
+    )
+    build_scenes(clips, plan, folder / "scenes", simulator.ticks(4))
+    store, policy, restorer = (
+        SceneStore(folder / "scenes", "restore"),
+        BAENet().eval(),
+        Burstormer(features=8),
+    )
+    pretraining_loss(restorer, store, simulator, 4, 2, draws)
+    debir_loss(policy, restorer, store, simulator, 2, draws)
+    _, light, gain = draw_scenes(store, 2, draws, torch.device("cpu"))
+    best = candidate_errors(restorer, simulator, light, gain, candidates(4), (0,)).argmin(1)
+    warm_up_loss(bracket(4)(torch.zeros(2, 4, 16, 16), gain, gain), candidates(4)[best])
+    test = SceneStore(folder / "scenes", "test")
+    ours, theirs = (evaluate(p, restorer, test, Simulator(), 0, border=2) for p in (policy, bracket(4)))
+    paired_difference(ours["psnr"], theirs["psnr"], ["one", "two"])
+
+
+def develop_photo(folder):
+    "Linear light to a RAW file and back to display values."
+    from debir_nb.core import generator
+    from debir_nb.light.degradation import degrade
+    from debir_nb.light.dng import dng_colour, normalise, read_raw, to_counts, write_dng
+    from debir_nb.light.raw import develop, pack, random_colour
+
+    colour = random_colour(1, generator(0))
+    packed = pack(degrade(torch.rand(1, 4, 3, 32, 32), torch.tensor([4.0]), 1 / 120, generator(1)))[0]
+    write_dng(
+        folder / "x.dng",
+        to_counts(packed, 64, 1023),
+        exposure=1 / 120,
+        iso=400,
+        black=64,
+        white=1023,
+        **dng_colour(colour),
+    )
+    photo = read_raw(folder / "x.dng")
+    assert (normalise(photo) - packed).abs().max() < 1 / 900
+    develop(normalise(photo)[None], photo.colour())
+
+
+def calibrate():
+    "Flats and darks to the noise of a simulator."
+    from debir_nb.core import generator
+    from debir_nb.light.calibration import gain_noise, photon_transfer
+    from debir_nb.light.degradation import add_noise
     from debir_nb.light.sensor import EqualBrightness
 
     draws, noise = generator(0), (torch.full((3,), 1e-3), torch.full((3,), 1e-5))

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..light.sensor import Burst
 from .merge import weighted_mean
-from .protocol import RestorerNet, check_burst
+from .protocol import RestorerNet, check_restorable
 
 # %% ../../nbs/restorers/30_burstormer.ipynb #07-11-burstormer
 class Conv(nn.Conv2d):
@@ -507,10 +507,10 @@ class Burstormer(RestorerNet):
         self,
         burst: Burst,  # frames of in_channels; frame 1 is the reference
     ) -> Float[Tensor, "b c_out h w"]:  # restored frame 1, linear RAW; not clipped
-        """Restore a burst. `ValueError` as `check_burst`, for other channels, and for frames that were not
+        """Restore a burst. `ValueError` as `check_restorable`, for other channels, and for frames that were not
         taken.
         """
-        check_burst(self, burst)
+        check_restorable(self, burst)
         if burst.frames.shape[2] != self.in_channels or not burst.taken.all():
             raise ValueError(
                 f"burst has {burst.frames.shape[2]} channels and {int(burst.taken.sum(1).min())} frames taken:"

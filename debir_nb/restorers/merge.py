@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..light.sensor import Burst
-from .protocol import RestorerNet, check_burst
+from .protocol import RestorerNet, check_restorable
 
 # %% ../../nbs/restorers/20_merge.ipynb #54-11-burstormer
 def weighted_mean(
@@ -53,8 +53,8 @@ class Merge(RestorerNet):
         self,
         burst: Burst,  # any number of frames
     ) -> Float[Tensor, "b c h w"]:  # linear RAW
-        "See `Restorer`. `ValueError` as `check_burst`."
-        check_burst(self, burst)
+        "See `Restorer`. `ValueError` as `check_restorable`."
+        check_restorable(self, burst)
         if burst.counts is None and burst.taken.all():
             return weighted_mean(burst.frames, burst.noise_std)
         counts = burst.taken[..., None, None, None].expand_as(burst.frames)
