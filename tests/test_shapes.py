@@ -149,7 +149,7 @@ def main():
     with install_import_hook("debir_nb", "beartype.beartype"):
         import debir_nb
 
-        for module in pkgutil.iter_modules(debir_nb.__path__, "debir_nb."):
+        for module in pkgutil.walk_packages(debir_nb.__path__, "debir_nb."):
             importlib.import_module(module.name)
     with tempfile.TemporaryDirectory() as folder:
         travel(Path(folder))
