@@ -561,14 +561,12 @@ class Burstormer(RestorerNet):
         missing, unexpected or of another shape.
         """
         net = cls.of_weights(state_dict, residual=False)
-        own = {name: w for name, w in net.state_dict().items() if name != "_extra_state"}
-        for problem, names in {
-            "lacks": own.keys() - state_dict.keys(),
-            "has unexpected": state_dict.keys() - own.keys(),
-            "has another shape for": {
-                k for k in own.keys() & state_dict.keys() if own[k].shape != state_dict[k].shape
-            },
-        }.items():
+        own, theirs = (
+            {k: w.shape for k, w in s.items() if k != "_extra_state"} for s in (net.state_dict(), state_dict)
+        )
+        other = {k for k in own.keys() & theirs.keys() if own[k] != theirs[k]}
+        wrong = {"lacks": own.keys() - theirs.keys(), "has unexpected": theirs.keys() - own.keys()}
+        for problem, names in (wrong | {"has another shape for": other}).items():
             if names:
                 raise ValueError(
                     f"state_dict {problem} {len(names)} weights, such as {sorted(names)[:3]}: not a"
