@@ -9,10 +9,12 @@ from debir_nb.core import FRAME_TIME, T_MIN, budget
 from debir_nb.light.sensor import EqualBrightness
 from debir_nb.light.simulator import Simulator, collect
 from debir_nb.policies.rules import bracket
-from debir_nb.restorers.merge import Merge
+from debir_nb.restorers.merge import weighted_mean
 from debir_nb.scoring.search import lattice, moves, oracle, restoration_errors
 
-mean_restorer = Merge()
+
+def mean_restorer(burst):
+    return weighted_mean(burst.frames, burst.noise_std)
 
 
 def scenes(speeds, size=10):
