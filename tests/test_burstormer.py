@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from debir_nb.restorers import burstormer
 from debir_nb.core import generator
+from debir_nb.restorers import burstormer
 from debir_nb.restorers.burstormer import Burstormer, ChannelAttention, deform_conv, pass_through
 from debir_nb.restorers.protocol import weighted_mean
 

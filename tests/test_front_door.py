@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from test_house import cells, code, comments, definitions, undocumented
+from test_house import cells, comments, definitions, undocumented
 
+from debir_nb.closure import code_of
 from debir_nb.disk import save_weights
 from debir_nb.pipeline.readme import MARKS
 from debir_nb.policies.baenet import BAENet
@@ -321,7 +322,7 @@ def test_the_template_obeys_the_house(tmp_path):
         for name, node in definitions(ast.parse(module).body)
         for what in undocumented(name, node, comments(module))
     ] == []
-    assert code(notebook).body and "*What to see:" in notebook.read_text(encoding="utf-8")
+    assert code_of(notebook).body and "*What to see:" in notebook.read_text(encoding="utf-8")
 
 
 # The wheel

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from debir_nb.restorers import full_size
 from debir_nb.core import generator
+from debir_nb.restorers import full_size
 from debir_nb.restorers.burstormer import Burstormer, ChannelAttention
 from debir_nb.restorers.full_size import (
     SharedAttention,
