@@ -319,22 +319,29 @@ def test_sizes():
     assert not large, f"bytes: {large}; notebooks may have 300 KB, other files 2 MB, data belongs to DVC"
 
 
-def test_the_readme_quotes_the_released_results(tmp_path):
-    "What is committed, not what a later run left in results/."
+def committed(name):
+    "What Git has of a file: a later run may leave something else in results/."
+    done = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True, text=True)
+    return None if done.returncode else done.stdout
 
-    def committed(name):
-        return subprocess.run(["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True, text=True)
 
-    if committed("README.md").returncode:
+def test_the_pages_quote_the_released_results(tmp_path):
+    """`results/claims.md` holds every row that is computed from the results, README six of them, and the model
+    card no other ones.
+    """
+    if committed("README.md") is None:
         pytest.skip("not a Git checkout")
     for name in ("metrics", "tables", "oracle", "gradient"):
-        shown = committed(f"results/{name}.json")
-        if not shown.returncode:
-            (tmp_path / f"{name}.json").write_text(shown.stdout)
-    between = committed("README.md").stdout.split(MARKS[0])[1].split(MARKS[1])[0]
-    assert between.strip().splitlines() == readme_rows(tmp_path), (
-        "README.md does not say what results/*.json do: python -m debir_nb.pipeline readme"
-    )
+        if found := committed(f"results/{name}.json"):
+            (tmp_path / f"{name}.json").write_text(found)
+    rows, claim = readme_rows(tmp_path), re.compile(r"\| (?:Fig|Table|Sec|beyond|the restoration)")
+    for name in ("README.md", "results/claims.md", "MODEL_CARD.md"):
+        lines = committed(name).splitlines()
+        said = [line for line in lines if claim.match(line) or line.startswith("Brackets hold")]
+        assert said and {*said} <= {*rows}, f"{name} does not say what results/*.json do"
+    lines = committed("results/claims.md").splitlines()
+    assert lines[lines.index(MARKS[0]) + 1 : lines.index(MARKS[1])] == rows
+    assert len([line for line in committed("README.md").splitlines() if claim.match(line)]) == 6
 
 
 def test_no_file_names_somebodys_home():
