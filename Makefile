@@ -56,7 +56,7 @@ test-browser: $(STAMP)  ## the pages of `make docs` and everything else that is 
 	@command -v chromium >/dev/null || [[ $$(id -u) != 0 ]] || { apt-get -qq update; apt-get -qq -y install chromium; } >/dev/null || true
 	@python -m pytest -q -m browser
 
-docs: $(STAMP)  ## every notebook and the library's reference as pages: site/html/index.html
+docs: $(STAMP)  ## every notebook, with what was run, and the library's reference as pages: site/html/index.html
 	@python docs/sources.py "$(SITE)/source"
 	@sphinx-build -q -W --keep-going -c docs -d "$(SITE)/doctrees" "$(SITE)/source" "$(SITE)/html"
 	@echo "open $(SITE)/html/index.html"
@@ -66,8 +66,8 @@ export: $(STAMP)  ## notebooks to debir_nb/, then strip what does not belong in 
 	@nbdev_clean
 
 clean:  ## remove caches and built pages; .venv, data and results stay
-	@rm -rf _proc _docs site build dist *.egg-info .pytest_cache .ruff_cache nbs/.ipynb_checkpoints
-	@find debir_nb nbs tests -name __pycache__ -prune -exec rm -rf {} +
+	@rm -rf _proc _docs site build dist *.egg-info .pytest_cache .ruff_cache
+	@find debir_nb docs nbs tests \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(WANTED))
 $(STAMP): FORCE

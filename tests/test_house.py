@@ -162,6 +162,12 @@ def test_no_import_goes_round_in_a_circle():
     assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)  # a CycleError names the circle
 
 
+def test_the_wings_are_told_in_their_order():
+    assert f"of the house: {', '.join(WINGS)}." in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    folders = re.findall(r"^  (\w+)/ ", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert folders == WINGS
+
+
 def test_notebooks_and_modules_are_in_the_same_wings():
     for path in MODULES:
         assert home(path).parent == ROOT / "nbs" / path.parent.relative_to(ROOT / "debir_nb"), path
@@ -187,6 +193,13 @@ def test_dvc_runs_the_stages_and_results_and_nbdev_test_leaves_them_out():
     run = re.findall(r"nbs/(?:stages|results)/\w+\.ipynb", (ROOT / "dvc.yaml").read_text(encoding="utf-8"))
     assert {ROOT / name for name in run} == {*RUN_BY_DVC}
     assert all((ROOT / "nbs" / wing / ".notest").is_file() for wing in ("stages", "results"))
+
+
+def test_what_is_exported_from_between_the_lessons_is_tested_too():
+    "nbdev_test leaves out a folder with the file .notest; the Makefile names what it shall run there."
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    apart = [path for path in NOTEBOOKS if exports(path) and (path.parent / ".notest").exists()]
+    assert apart and all(path.relative_to(ROOT).as_posix() in makefile for path in apart)
 
 
 def test_export_and_clean_change_nothing(tmp_path):
