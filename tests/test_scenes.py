@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from debir_nb import scenes
 from debir_nb.core import FRAME_TIME, T_MIN, generator
 from debir_nb.light.dng import write_dng
 from debir_nb.light.footage import Shake, find_clips, raw_light
@@ -17,6 +16,7 @@ from debir_nb.light.radiance import to_display
 from debir_nb.light.raw import random_colour, sample_cfa, srgb_to_linear, to_camera, unprocess
 from debir_nb.light.simulator import Simulator, mean_radiance
 from debir_nb.policies.protocol import observe, random_gains
+from debir_nb.scenes import build as scenes
 from debir_nb.scenes.build import build_scenes, check_space, cut_scene, turned
 from debir_nb.scenes.plan import (
     FIRST_TICK,
