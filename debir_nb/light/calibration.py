@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core import check_finite
 from .degradation import check_positive, iso_noise
-from .dng import RawPhoto, Tag, tiff_tags
+from .dng import RawPhoto, Tag, named_bytes, tiff_tags
 from .raw import pack
 
 # %% ../../nbs/light/70_calibration.ipynb #12-08-calibration
@@ -251,9 +251,7 @@ def noise_profile(
     """Noise that the file's maker states; `ValueError` when it does not, or states the impossible, `OSError`
     when absent (DNG 1.4, tag 51041).
     """
-    data, name = (
-        (source, "the file") if isinstance(source, bytes) else (Path(source).read_bytes(), Path(source).name)
-    )
+    data, name = named_bytes(source)
     profile = tiff_tags(data).get(Tag.NOISE_PROFILE, ())
     if len(profile) <= 0:
         raise ValueError(
