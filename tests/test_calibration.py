@@ -236,7 +236,7 @@ def test_noise_profile(tmp_path):
         ((1e-4,), "of 1 numbers"),
         ((1e-4, 1e-8, 1e-4), "of 3 numbers"),
         ((0.0, 1e-8), "must be above 0"),
-        ((1e-4, -1e-8), "not below it"),
+        ((1e-4, -1e-8), "read noise 0 or more"),
         ((float("nan"), 1e-8), "must be above 0"),
     ],
 )
