@@ -115,8 +115,12 @@ FULL = {"S1": "pretrain", "S2-1": "warm_up", "S2-2": "train_baenet", "S3": "fine
 def end_to_end(
     e: Experiment,  # a row
 ) -> Run:  # E2E
-    "Policy and restorer at once, with the steps of the stages that are left out, and the rate of the first."
+    """Policy and restorer at once, with the steps of the stages that are left out, and the rate of the first.
+    `ValueError` when none is.
+    """
     left = [stage for word, stage in FULL.items() if word not in e.training]
+    if not left:
+        raise ValueError(f"experiments.yaml: training of {e.name} leaves nothing to E2E: leave out S3")
     given = {"steps": "+".join(f"{stage}.steps" for stage in left), "lr": f"{left[0]}.lr"} | e.given
     start = next((end for word, end in {"S2-2": "", "S2-1": "_warm"}.items() if word in e.training), None)
     policy = f"{e.policy}{base(e)}{start}" if start is not None else "fresh"

@@ -39,13 +39,14 @@ def stage_notebook(
 def names(
     stage: str,  # such as finetune
     overrides: dict,  # parameters of this run only
-) -> dict[str, str]:  # parameters that a notebook may declare: run, suffix, weights and start
-    "What a run is called, how the files end that it writes, and the weights with which it begins."
+) -> dict[str, str]:  # parameters that a notebook may declare: run, name, suffix, weights and start
+    "What a run and its experiment are called, how files end that it writes, and with which weights it begins."
     axes = {axis: overrides[axis] for axis in ("restorer", "n_frames", "variant") if axis in overrides}
     said = {axis: overrides[axis] for axis in ("policy", "restored_by") if axis in overrides}
     before = suffix(**{axis: value for axis, value in axes.items() if axis != "variant"})
     return {
         "run": "-".join(filter(None, [stage, label(**said, **axes)])),
+        "name": label(**{"policy": "baenet"} | said, **axes),
         "suffix": suffix(**axes),
         "weights": "restorer_s1" + before,
         "start": overrides.get("policy", "baenet") + before + "_warm",
