@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from debir_nb.core import FRAME_TIME, PREVIEW_TIME, T_MIN, budget, generator
-from debir_nb.policies.by_name import LEARNED, RULES, learned_policy
+from debir_nb.policies.by_name import fresh_policy, learned_policy
 from debir_nb.policies.metering import AverageAE, GradientAE, MotionMetering, gradient_information
 from debir_nb.policies.rivals import WITHHELD, ActiveSL, DigitalGimbal, Uniform, Withhold, exposure_pairs
 from debir_nb.policies.rules import Fixed, Random, bracket
+from debir_nb.policies.words import LEARNED, RULES
 
-POLICIES = {**RULES, **LEARNED}
+POLICIES = RULES | LEARNED
 NEED_NO_PREVIEW = {"bracket", "gimbal", "no_preview"}
 
 
@@ -24,7 +25,7 @@ def seen(batch, key=0):
 
 def make(name, n):
     torch.manual_seed(0)
-    policy = POLICIES[name](n)
+    policy = fresh_policy(name, n)
     return policy.eval() if isinstance(policy, torch.nn.Module) else policy
 
 

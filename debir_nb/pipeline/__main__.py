@@ -9,6 +9,7 @@ __all__ = ['main']
 import argparse
 
 from ..disk import root
+from .graph import write_graph
 from .params import parse_changes, set_params
 from .readme import print_results, write_readme
 from .run import run_stage
@@ -18,7 +19,7 @@ from .schedule import repro
 def main(
     argv: list[str] | None = None,  # command line; that of the process by default
 ) -> None:
-    "The command line: `run STAGE [NAME=VALUE ...]`, `repro`, `set KEY=VALUE ...`, `results`, `readme`."
+    "The command line: `run STAGE [NAME=VALUE ...]`, `repro`, `set KEY=VALUE ...`, `graph`, `results`, `readme`."
     parser = argparse.ArgumentParser(
         "python -m debir_nb.pipeline",
         description="Run stages of the pipeline and change its parameters.",
@@ -40,6 +41,7 @@ def main(
     commands.add_parser("set", help="change params.yaml, keeping its comments").add_argument(
         "changes", nargs="+", metavar="KEY=VALUE", help="such as scale=smoke"
     )
+    commands.add_parser("graph", help="write into dvc.yaml what follows from notebooks and experiments.yaml")
     commands.add_parser("results", help="print the results table and the files to open")
     commands.add_parser("readme", help="put the figures of results/ into README.md, for a release")
     args = parser.parse_args(argv)
@@ -50,6 +52,8 @@ def main(
             repro(args.targets, args.jobs, root())
         if args.command == "set":
             set_params(root() / "params.yaml", args.changes)
+        if args.command == "graph":
+            write_graph(root())
         if args.command == "results":
             print_results(root())
         if args.command == "readme":

@@ -6,10 +6,10 @@
 __all__ = ['evaluate']
 
 # %% ../../nbs/scoring/20_evaluate.ipynb #02-scoring-20-evaluate
-import math
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -33,7 +33,7 @@ def _scores(
     border: int,  # packed pixels not counted at each side
     perceptual: Callable | None,  # (x, y) -> distance of demosaicked linear RGB
     scene: int,  # of the store
-) -> dict[str, str | float]:  # a row of `evaluate`
+) -> dict[str, str | float | list[float]]:  # a row of `evaluate`
     """Take one scene's burst, restore it and score it. `ValueError` when something is not finite: the scene
     is named.
     """
@@ -56,8 +56,8 @@ def _scores(
     pictures = develop(restored, colour), develop(target, colour)
     row = (
         {"source": store.table[scene]["source"], "clip": clip, "gain": gain.item(), "motion": seen[2].item()}
-        | {f"t{i + 1}": t for i, t in enumerate((exposures[0] / FRAME_TIME).tolist())}
         | {
+            "exposures": (exposures[0] / FRAME_TIME).tolist(),
             "psnr": psnr(restored, target, border).item(),
             "ssim": ssim(restored, target, border).item(),
             "srgb_psnr": psnr(*pictures, 2 * border).item(),
@@ -66,7 +66,7 @@ def _scores(
         | ({"lpips": perceptual(demosaic(restored), demosaic(target)).item()} if perceptual else {})
     )
     for name, value in row.items():
-        if not (isinstance(value, str) or math.isfinite(value)):
+        if not (isinstance(value, str) or np.isfinite(value).all()):
             raise ValueError(
                 f"{name} of scene {scene} ({clip}) is {value}: look at that scene; no mean is taken"
                 " without it"
@@ -83,8 +83,8 @@ def evaluate(
     border: int = 10,  # packed pixels not counted at each side
     # (x, y) -> distance of demosaicked linear RGB, such as `metrics.lpips`; None leaves it out
     perceptual: Callable | None = None,
-    # columns: source, clip, gain (1), motion (px), t1..tn (ticks), psnr, srgb_psnr (dB), ssim, srgb_ssim (1) and,
-    # when asked for, lpips (1)
+    # columns: source, clip, gain (1), motion (px), exposures (ticks of each frame, 0: not taken), psnr, srgb_psnr
+    # (dB), ssim, srgb_ssim (1) and, when asked for, lpips (1)
 ) -> dict[str, list]:
     """Restore every scene of a store and score it in RAW and in sRGB (paper, Sec. 6). `ValueError` for an
     empty store, and for a scene whose score is not finite: it is named.

@@ -118,15 +118,6 @@ class PairedDifference:
     n_sources: int  # independent photographs or clips that they come from
     unit: str = "dB"  # empty for SSIM and LPIPS
 
-    # "ours is higher", "ours is lower" or "no difference shown", and why if one source is too few
-    def verdict(self) -> str:
-        "What the interval allows to say. Higher is better for PSNR and SSIM, lower is better for LPIPS."
-        if self.n_sources == 1:
-            return "no difference shown: one source says nothing about others"
-        return (
-            "ours is higher" if self.low > 0 else "ours is lower" if self.high < 0 else "no difference shown"
-        )
-
     def __str__(self) -> str:  # for instance '+0.62 dB [+0.41, +0.80], 240 scenes, 4 sources'
         "Two decimals for dB, four otherwise."
         mean, low, high = (
