@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FRAME_TIME', 'PREVIEW_TIME', 'FRAME_GAP', 'PREVIEW_GAP', 'BURST_START', 'T_MIN', 'T_MAX', 'budget', 'Limits',
-           'check_finite', 'optional', 'by_word', 'generator', 'show']
+           'check_finite', 'optional', 'generator', 'show']
 
 # %% ../nbs/00_core.ipynb #02-00-core
 import importlib
@@ -77,23 +77,6 @@ def optional(
         return importlib.import_module(module)
     except ImportError as e:
         raise ImportError(f"{module} is not installed: pip install 'debir_nb[{extra}]' brings it") from e
-
-# %% ../nbs/00_core.ipynb #11b-00-core
-def by_word(
-    word: str,  # a key of the table, or module:name
-    table: dict[str, str],  # word -> module:name
-    what: str,  # it stands for, for the message
-):  # the class or function
-    "What a word stands for. `ValueError` for one that nobody knows, or a module without such a name."
-    if word not in table and ":" not in word:
-        raise ValueError(
-            f"{what} is {word!r}: choose one of {', '.join(table)}, or name your own as module:name"
-        )
-    module, name = table.get(word, word).split(":", 1)
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as e:
-        raise ValueError(f"{what} is {word!r}, which cannot be imported ({e}): check module and name") from e
 
 # %% ../nbs/00_core.ipynb #20-00-core
 def generator(
