@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..closure import entry_of, imported
+from ..closure import entry_of, imported, named
 from ..disk import load_weights
 from .protocol import Policy
 from .words import LEARNED, POLICIES
@@ -51,7 +51,7 @@ def load_policy(
     policy = None if name == "fixed" else fresh_policy(name, n_frames)
     if policy is not None and not isinstance(policy, nn.Module):
         return policy
-    path = models / f"{name.rpartition(':')[2]}{suffix}.pt"
+    path = models / f"{named(name)}{suffix}.pt"
     if not path.is_file():
         raise ValueError(f"{path} does not exist: run the stage that writes it, or pull it")
     if policy is not None:
