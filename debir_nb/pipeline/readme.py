@@ -31,10 +31,10 @@ def print_results(
 
 # %% ../../nbs/pipeline/40_readme.ipynb #25a-18-pipeline
 def decibels(
-    found: dict,  # mean, low and high of a difference, dB
+    found: dict | None,  # mean, low and high of a difference, dB; None: not run
 ) -> str:  # such as +0.80 dB [+0.44, +1.17]
     "A difference and its 95 % interval, for a table."
-    return f"{found['mean']:+.2f} dB [{found['low']:+.2f}, {found['high']:+.2f}]"
+    return f"{found['mean']:+.2f} dB [{found['low']:+.2f}, {found['high']:+.2f}]" if found else "not run"
 
 # %% ../../nbs/pipeline/40_readme.ipynb #26c-pipeline-40-readme
 def row(
@@ -131,7 +131,7 @@ def experiment_rows(
     "What the experiments found, as further rows of that table."
 
     def each(found):
-        return "; ".join(f"{title} {decibels(d) if d else 'not run'}" for title, d in found.items())
+        return "; ".join(f"{title} {decibels(d)}" for title, d in found.items())
 
     closed = oracle["groups"]["all"]
     share = (
