@@ -107,7 +107,9 @@ def module_of(
 def imported(
     entry: str,  # such as debir_nb.policies.rules:bracket
 ):  # what the module calls so
-    "What an entry stands for, imported now. `ValueError` when the module cannot be imported or lacks the name."
+    """What an entry stands for, imported now. `ValueError` when the module cannot be imported or lacks the
+    name.
+    """
     module, _, name = entry.split()[0].partition(":")
     try:
         return getattr(import_module(module), name)
@@ -125,7 +127,9 @@ def made_by(
 def closure(
     *sources: Path | str,  # notebooks or modules; entries such as debir_nb.policies.rules:bracket
 ) -> list[Path]:  # modules of the package, sorted
-    "Every module of the package that the sources import, directly or through each other, and those of entries."
+    """Every module of the package that the sources import, directly or through each other, and those of
+    entries.
+    """
     found = {module_of(source) for source in sources if isinstance(source, str)}
     left = [*found, *(source.resolve() for source in sources if isinstance(source, Path))]
     while left:

@@ -247,7 +247,8 @@ class Simulator:
         taken = exposures > 0
         if taken.all():
             return self.expose(light, start, stop, self.sensor.gains(exposures, preview_gain), generator)
-        # a frame that is not taken is exposed as briefly as possible, where a frame is sure to fit, and left out
+        # a frame that is not taken is exposed as briefly as possible, where a frame is sure to fit, and left
+        # out
         stand_in = torch.where(taken, exposures, self.limits.t_min)
         start = torch.where(taken, start, BURST_START)
         gains = self.sensor.gains(stand_in, preview_gain)

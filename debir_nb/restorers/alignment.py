@@ -204,9 +204,8 @@ def kriging(
     instant: Float[Tensor, "b"],  # t, s
     anchor: Int[Tensor, "b"],  # the frame from which displacements are counted
     errors: Float[Tensor, "b n"],  # lambda_i over the squared speed, s^2
-) -> Float[
-    Tensor, "b n1 n"
-]:  # weights of the measured displacements for each frame, n1 - 1 = n, and the instant
+    # weights of the measured displacements for each frame, n1 - 1 = n, and the instant
+) -> Float[Tensor, "b n1 n"]:
     "Weights of the best linear guess of displacements at the middles and at the instant."
     f = 2 * math.pi * torch.logspace(*(math.log10(end) for end in BAND), 12).to(middles)
     phase = f * torch.cat([middles, instant[:, None]], 1)[..., None]

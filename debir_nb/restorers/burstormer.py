@@ -507,14 +507,15 @@ class Burstormer(RestorerNet):
         self,
         burst: Burst,  # frames of in_channels; frame 1 is the reference
     ) -> Float[Tensor, "b c_out h w"]:  # restored frame 1, linear RAW; not clipped
-        """Restore a burst. `ValueError` as `check_restorable`, for other channels, and for frames that were not
+        """Restore a burst. `ValueError` as `check_restorable`, for other channels, and for frames that were
+        not
         taken.
         """
         check_restorable(self, burst)
         if burst.frames.shape[2] != self.in_channels or not burst.taken.all():
             raise ValueError(
-                f"burst has {burst.frames.shape[2]} channels and {int(burst.taken.sum(1).min())} frames taken:"
-                f" needs {self.in_channels} channels and all {self.n_frames} frames"
+                f"burst has {burst.frames.shape[2]} channels and {int(burst.taken.sum(1).min())} frames"
+                f" taken: needs {self.in_channels} channels and all {self.n_frames} frames"
             )
         out = self.predict(burst.frames)
         return weighted_mean(burst.frames, burst.noise_std) + out if self.residual else out

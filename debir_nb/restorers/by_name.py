@@ -9,11 +9,11 @@ __all__ = ['fresh_restorer', 'load_restorer']
 from pathlib import Path
 
 import torch
-from .words import RESTORERS
 
 from ..closure import entry_of, imported
 from ..disk import read_tensors, set_weights
 from .protocol import RestorerNet
+from .words import RESTORERS
 
 # %% ../../nbs/restorers/90_by_name.ipynb #06-restorers-by-name
 def fresh_restorer(

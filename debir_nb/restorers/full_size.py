@@ -148,7 +148,9 @@ def fit_tiles(
     burst: Burst,  # one burst, sides multiples of 4
     memory: float,  # bytes that a tile may take
 ) -> Tiling:  # overlapping by the network's reach
-    "The largest tiles that the memory allows. `ValueError` says what memory is needed when it does not suffice."
+    """The largest tiles that the memory allows. `ValueError` says what memory is needed when it does not
+    suffice.
+    """
     (h, w), side = burst.frames.shape[-2:], int((memory / net.tile_bytes(1)) ** 0.5) // 4 * 4
     said = f"memory is {memory / 1e9:.3f} GB, which is a tile of {side} px"
     if side < 64:

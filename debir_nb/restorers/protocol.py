@@ -45,13 +45,15 @@ def check_restorable(
     restorer: Restorer,  # who shall restore it
     burst: Burst,  # what it was given
 ) -> None:
-    """`ValueError` unless the burst has a number of frames that the restorer takes, all of them taken, at least
+    """`ValueError` unless the burst has a number of frames that the restorer takes, all of them taken, at
+    least
     4 x 4 px, finite values and, where it must be known, noise above 0.
     """
     frames, n = burst.frames, burst.frames.shape[1]
     if n not in restorer.frames_taken:
         raise ValueError(
-            f"burst has {n} frames: {type(restorer).__name__} takes {', '.join(map(str, restorer.frames_taken))}"
+            f"burst has {n} frames: {type(restorer).__name__} takes"
+            f" {', '.join(map(str, restorer.frames_taken))}"
         )
     if min(frames.shape[-2:]) < 4:
         raise ValueError(f"burst is {frames.shape[-2]}x{frames.shape[-1]} px: needs at least 4x4")

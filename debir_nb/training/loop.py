@@ -202,7 +202,8 @@ def _logger(
 # %% ../../nbs/training/10_loop.ipynb #39-15-training
 def fit(
     model: nn.Module,  # trained in place, in the train/eval mode it has; ends on the accelerator's device
-    # (model, generator, step) -> (scalar loss, dict of numbers to record); draws from generator alone; model's
+    # (model, generator, step) -> (scalar loss, dict of numbers to record); draws from generator alone;
+    # model's
     # first parameter tells the device
     loss_fn: Callable,
     *,
@@ -215,11 +216,13 @@ def fit(
     fingerprint: str = "",  # of the run's inputs; see `fingerprint`
     every: int = 50,  # steps between two checkpoints, and rows of the history
     weight_decay: float = 0.01,  # lambda of AdamW, per unit learning rate
-    # parameter groups of AdamW, each with its "params" and a "scale" of the rate; None: all that require gradients
+    # parameter groups of AdamW, each with its "params" and a "scale" of the rate; None: all that require
+    # gradients
     groups: list[dict] | None = None,
     live: str | os.PathLike | None = None,  # folder of DVCLive's record; None keeps none
     description: str = "training",  # title of the progress bar
-    # rows: step (done so far), lr (last), and means over the row's steps of loss, grad_norm (before clipping) and
+    # rows: step (done so far), lr (last), and means over the row's steps of loss, grad_norm (before clipping)
+    # and
     # what loss_fn reports
 ) -> list[dict]:
     """AdamW with cosine annealing (paper, Sec. 5.1) on one CPU or many GPUs; resumes from

@@ -43,7 +43,9 @@ class _SharedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, restorer, loss, target, counts, threads, *tensors):
-        "The mean of all shares' losses; their gradients are kept for `backward`. First come those of the burst."
+        """The mean of all shares' losses; their gradients are kept for `backward`. First come those of the
+        burst.
+        """
         given, parameters = tensors[:5], tensors[5:]
 
         def share(rows):
