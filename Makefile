@@ -7,10 +7,10 @@ export SCALE FOOTAGE
 STAMP := .venv/.stamp
 export WANTED := $(shell cat settings.ini constraints.txt setup.py pyproject.toml | cksum) $(CURDIR)
 
-# Notebooks 20-29, 39 and 40-49 are stages of the pipeline: they need data, and tests/ runs them at smoke size.
-STAGES := ^([_.]|[24][0-9]_|39_)
 # These show trained networks, which a clone has once they are released or `make run` has made them.
-TRAINED := ^(index|5[1-4])
+TRAINED := ^(index|20_shutter|30_gradient|40_beat_baenet|50_policy_map|60_latency)[.]
+# The one notebook to be tested in a folder of lessons, whose exercises are still empty.
+CHECKS := nbs/course/10_checks.ipynb
 JOBS ?= 2
 # Each of them gets its share of the cores.
 THREADS = $(shell n=$$(( $$(getconf _NPROCESSORS_ONLN)/$(JOBS) )); echo $$(( n > 1 ? n : 1 )))
@@ -38,9 +38,10 @@ experiments: inputs  ## every stage, those beyond the core too, JOBS=2 at a time
 	@python -m debir_nb.pipeline results
 
 test: $(STAMP)  ## every test: the library's notebooks [JOBS=2 at a time], then tests/
-	@export OMP_NUM_THREADS=$(THREADS); skip='$(STAGES)'; why=$$(python -c 'from debir_nb.weights.pretrained import load_pretrained; load_pretrained()' 2>&1) || \
+	@export OMP_NUM_THREADS=$(THREADS); skip='^[_.]'; why=$$(python -c 'from debir_nb.weights.pretrained import load_pretrained; load_pretrained()' 2>&1) || \
 	    { skip="$$skip|$(TRAINED)"; echo "index and the explorers are skipped: $${why##*ValueError: }"; }; \
-	nbdev_test --n_workers $(JOBS) --skip_file_re "$$skip" && notebooks=passed || notebooks=FAILED; \
+	nbdev_test --n_workers $(JOBS) --skip_file_re "$$skip" && nbdev_test --path $(CHECKS) --ignore_fname none \
+	    && notebooks=passed || notebooks=FAILED; \
 	python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder; rc=$$?; \
 	[[ $$notebooks = passed ]] || { echo "notebooks: $$notebooks (see above)" >&2; rc=1; }; exit $$rc
 
@@ -55,7 +56,7 @@ test-browser: $(STAMP)  ## the pages of `make docs` and everything else that is 
 	@command -v chromium >/dev/null || [[ $$(id -u) != 0 ]] || { apt-get -qq update; apt-get -qq -y install chromium; } >/dev/null || true
 	@python -m pytest -q -m browser
 
-docs: $(STAMP)  ## every notebook and the library's reference as pages: site/html/index.html
+docs: $(STAMP)  ## every notebook, with what was run, and the library's reference as pages: site/html/index.html
 	@python docs/sources.py "$(SITE)/source"
 	@sphinx-build -q -W --keep-going -c docs -d "$(SITE)/doctrees" "$(SITE)/source" "$(SITE)/html"
 	@echo "open $(SITE)/html/index.html"
@@ -65,8 +66,8 @@ export: $(STAMP)  ## notebooks to debir_nb/, then strip what does not belong in 
 	@nbdev_clean
 
 clean:  ## remove caches and built pages; .venv, data and results stay
-	@rm -rf _proc _docs site build dist *.egg-info .pytest_cache .ruff_cache nbs/.ipynb_checkpoints
-	@find debir_nb nbs tests -name __pycache__ -prune -exec rm -rf {} +
+	@rm -rf _proc _docs site build dist *.egg-info .pytest_cache .ruff_cache
+	@find debir_nb docs nbs tests \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(WANTED))
 $(STAMP): FORCE

@@ -1,8 +1,9 @@
-"""Sphinx: notebooks with the outputs that are committed, and the library's docstrings with the comments and shapes of its parameters. `make docs` builds the pages."""
+"""Sphinx: notebooks with their outputs, and the library's docstrings with the comments and shapes of its parameters. `make docs` builds the pages."""
 
 import ast
 import dataclasses
 import inspect
+import os
 import re
 import sys
 from configparser import ConfigParser
@@ -15,7 +16,9 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.nodes import make_refnode
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+from sources import PAGES  # noqa: E402
+
 ini = ConfigParser()
 ini.read(ROOT / "settings.ini", encoding="utf-8")
 settings = ini["DEFAULT"]
@@ -36,7 +39,7 @@ html_theme, html_title, html_css_files, html_static_path, html_favicon = (
 )
 # quotes in shapes stay as they are
 html_copy_source, add_module_names, smartquotes_action = False, False, "D"
-nb_execution_mode = "off"
+nb_execution_mode, nb_output_stderr, nb_merge_streams = "off", "remove", True
 myst_enable_extensions = ["dollarmath", "amsmath"]
 autodoc_member_order, autodoc_typehints, autodoc_typehints_format = "bysource", "description", "short"
 autodoc_typehints_description_target = "documented_params"
@@ -117,24 +120,25 @@ def is_said_elsewhere(app, what, name, thing, skip, options):
 
 
 class Links(SphinxPostTransform):
-    """`policies/20_rules` leads to that notebook, `bracket` to the API, as long as only one thing has this
-    name.
+    """`policies/20_rules` leads to that notebook, within policies/ `20_rules` does, and `bracket` leads to the
+    API, as long as only one thing has this name.
     """
 
     default_priority = 5
 
     def run(self, **kwargs):
         known = {name: (name, "") for name in self.env.found_docs}
+        known |= {source: (Path(page).with_suffix("").as_posix(), "") for source, page in PAGES.items()}
+        known["index"] = ("story", "")
         for path, thing in self.env.domains["py"].objects.items():
             if thing.objtype in ("function", "class", "exception"):
                 known.setdefault(path.rsplit(".", 1)[1], (thing.docname, thing.node_id))
+        here = Path(self.env.docname).parent
         for literal in list(self.document.findall(nodes.literal)):
-            target = known.get(literal.astext().removesuffix(".ipynb").removeprefix("nbs/"))
-            if (
-                target
-                and target[0] != self.env.docname
-                and not isinstance(literal.parent, nodes.reference | addnodes.pending_xref)
-            ):
+            name = literal.astext().removesuffix(".ipynb").removeprefix("nbs/")
+            target = known.get(name) or known.get(os.path.normpath(here / name))
+            inside = isinstance(literal.parent, nodes.reference | addnodes.pending_xref)
+            if target and target[0] != self.env.docname and not inside:
                 literal.replace_self(
                     make_refnode(self.app.builder, self.env.docname, *target, literal.deepcopy())
                 )

@@ -26,7 +26,7 @@ sys.modules |= {"torch": torch, "debir_nb.light.degradation": MagicMock(), "debi
 
 from uvc_camera import APERTURE_PRIORITY, UvcCamera  # noqa: E402
 
-from debir_nb import v4l2  # noqa: E402
+from debir_nb.cameras import v4l2  # noqa: E402
 from debir_nb.cameras.protocol import CameraError, NoCamera, Shot, choose  # noqa: E402
 
 SHOTS = [Shot(t, g) for t, g in ((1e-3, 1), (2e-3, 1), (4e-3, 1), (4e-3, 4), (50e-3, 1), (1e-3, 1))]

@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from debir_nb import burstormer
 from debir_nb.core import generator
+from debir_nb.light.sensor import still_burst
+from debir_nb.restorers import burstormer
 from debir_nb.restorers.burstormer import Burstormer, ChannelAttention, deform_conv, pass_through
-from debir_nb.restorers.protocol import weighted_mean
+from debir_nb.restorers.merge import weighted_mean
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 CASES = ["burstormer_n4_raw", "burstormer_n8_gray"]
@@ -37,8 +38,8 @@ def relative(a, b):
     return ((a - b).abs().max() / b.abs().max()).item()
 
 
-def burst_like(net, b=1, h=8, w=8):
-    return torch.rand(b, net.n_frames, net.in_channels, h, w)
+def burst_like(net, b=1, h=8, w=8, std=0.1):
+    return still_burst(torch.rand(b, net.n_frames, net.in_channels, h, w), std)
 
 
 @needs_golden
@@ -47,7 +48,7 @@ def test_parity_with_published_network(name):
     case, weights = golden(name)
     net = Burstormer.load_published(weights)
     burst = case["burst"].clone().requires_grad_()
-    restored = net(burst)
+    restored = net(still_burst(burst, 1.0))
     restored[0].square().mean().backward()
     assert relative(net.aligned_features(case["burst"]).movedim(-1, 2), case["aligned"]) < 1e-5
     assert relative(restored, case["restored"]) < 1e-5
@@ -60,9 +61,9 @@ def test_parity_with_published_network(name):
 def test_each_burst_of_a_batch_as_alone(name):
     case, weights = golden(name)
     net = Burstormer.load_published(weights)
-    together = net(case["burst"])
+    together = net(still_burst(case["burst"], 1.0))
     for i in range(2):
-        assert relative(net(case["burst"][i : i + 1]), together[i : i + 1]) < 1e-5
+        assert relative(net(still_burst(case["burst"][i : i + 1], 1.0)), together[i : i + 1]) < 1e-5
 
 
 @needs_golden
@@ -190,9 +191,8 @@ def test_what_is_recomputed_changes_no_gradient(monkeypatch, wide, huge):
 def test_any_size_is_padded_by_reflection_and_cropped(h, w):
     net = Burstormer(2, 4, 4, 8, residual=False)
     burst = burst_like(net, h=h, w=w)
-    padded = torch.from_numpy(
-        np.pad(burst.numpy(), [(0, 0)] * 3 + [(0, -h % 4), (0, -w % 4)], mode="reflect")
-    )
+    sides = [(0, 0)] * 3 + [(0, -h % 4), (0, -w % 4)]
+    padded = still_burst(torch.from_numpy(np.pad(burst.frames.numpy(), sides, mode="reflect")), 0.1)
     assert net(burst).shape == (1, 4, h, w)
     assert torch.equal(net(burst), net(padded)[..., :h, :w])
 
@@ -200,10 +200,11 @@ def test_any_size_is_padded_by_reflection_and_cropped(h, w):
 @pytest.mark.parametrize("n", [2, 6])
 def test_untrained_residual_form_is_the_weighted_mean(n):
     net = Burstormer(n, 4, 4, 8)
-    burst, std = burst_like(net, 2), torch.rand(2, n) + 0.1
-    assert torch.allclose(net(burst, std), weighted_mean(burst, std), atol=1e-6)
+    std = torch.rand(2, n) + 0.1
+    burst = burst_like(net, 2, std=std)
+    assert torch.allclose(net(burst), weighted_mean(burst.frames, std), atol=1e-6)
     # only ratios count, however small
-    assert torch.allclose(net(burst, 1e-25 * std), net(burst, std), atol=1e-6)
+    assert torch.allclose(net(still_burst(burst.frames, 1e-10 * std)), net(burst), atol=1e-6)
 
 
 def test_near_identity_start_keeps_frames_apart_and_in_place():
@@ -211,7 +212,7 @@ def test_near_identity_start_keeps_frames_apart_and_in_place():
     or far pixels.
     """
     net = Burstormer(4, 4, 4, 8)
-    burst = burst_like(net, h=16, w=16).requires_grad_()
+    burst = burst_like(net, h=16, w=16).frames.requires_grad_()
     net.aligned_features(burst)[0, 2, 8, 8].square().sum().backward()
     share = burst.grad[0].abs().sum(1) / burst.grad.abs().sum()
     assert share[2, 6:11, 6:11].sum() > 0.4
@@ -231,28 +232,24 @@ def test_everything_learns_within_six_steps():
     feeds those, down the levels.
     """
     net = Burstormer(2, 4, 4, 8)
-    burst, std = burst_like(net, 2), torch.full((2, 2), 0.1)
+    burst = burst_like(net, 2)
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
     for _ in range(6):
         optimiser.zero_grad()
-        (net(burst, std) - burst[:, 0].roll(1, -1)).square().mean().backward()
+        (net(burst) - burst.frames[:, 0].roll(1, -1)).square().mean().backward()
         optimiser.step()
     assert [name for name, p in net.named_parameters() if not p.grad.any()] == []
 
 
 def test_gradient_reaches_burst_and_noise():
     net = Burstormer(2, 4, 4, 8).double()
-    burst, std = (
-        burst_like(net, 1, 4, 4).double().requires_grad_(),
-        torch.tensor([[0.1, 0.2]], dtype=torch.float64, requires_grad=True),
-    )
+    burst = burst_like(net, 1, 4, 4).frames.double().requires_grad_()
+    std = torch.tensor([[0.1, 0.2]], dtype=torch.float64, requires_grad=True)
     torch.nn.init.normal_(net.out_conv[0].weight, std=0.1)
     direction = [torch.randn_like(burst), torch.randn_like(std)]
-    gradient = torch.autograd.grad(net(burst, std).square().sum(), [burst, std])
-    ends = [
-        net(burst.detach() + e * direction[0], std.detach() + e * direction[1]).square().sum().item()
-        for e in (1e-6, -1e-6)
-    ]
+    gradient = torch.autograd.grad(net(still_burst(burst, std)).square().sum(), [burst, std])
+    moved = [(burst.detach() + e * direction[0], std.detach() + e * direction[1]) for e in (1e-6, -1e-6)]
+    ends = [net(still_burst(*there)).square().sum().item() for there in moved]
     slope = (ends[0] - ends[1]) / 2e-6
     assert sum((g * d).sum() for g, d in zip(gradient, direction)).item() == pytest.approx(slope, rel=1e-5)
 
@@ -275,22 +272,26 @@ def test_sizes_that_cannot_be(sizes, match):
 @pytest.mark.parametrize(
     "shape, std, match",
     [
-        ((1, 4, 4, 8, 8), torch.ones(1, 4), r"needs \(b, 2, 4, h, w\)"),
-        ((1, 2, 3, 8, 8), torch.ones(1, 2), r"burst has shape \(1, 2, 3, 8, 8\)"),
-        ((1, 2, 4, 3, 8), torch.ones(1, 2), "at least 4x4"),
-        ((1, 2, 4, 8, 8), None, "noise_std is missing"),
-        ((1, 2, 4, 8, 8), torch.ones(1, 3), r"noise_std of shape \(1, 3\)"),
-        ((1, 2, 4, 8, 8), torch.zeros(1, 2), "all above 0"),
-        ((1, 2, 4, 8, 8), torch.full((1, 2), torch.nan), "all above 0"),
+        ((1, 4, 4, 8, 8), 0.1, "burst has 4 frames: Burstormer takes 2"),
+        ((1, 2, 3, 8, 8), 0.1, "burst has 3 channels"),
+        ((1, 2, 4, 3, 8), 0.1, "at least 4x4"),
+        ((1, 2, 4, 8, 8), 0.0, "without noise"),
+        ((1, 2, 4, 8, 8), torch.nan, "without noise"),
     ],
 )
 def test_bad_bursts(shape, std, match):
     with pytest.raises(ValueError, match=match):
-        Burstormer(2, 4, 4, 8)(torch.rand(shape), std)
+        Burstormer(2, 4, 4, 8)(still_burst(torch.rand(shape), std))
+
+
+def test_frames_that_were_not_taken_are_refused():
+    burst = still_burst(torch.rand(1, 2, 4, 8, 8), 0.1).leave_out(torch.tensor([[True, False]]))
+    with pytest.raises(ValueError, match="1 frames taken"):
+        Burstormer(2, 4, 4, 8)(burst)
 
 
 def test_burst_with_nan():
     burst = torch.rand(1, 2, 4, 8, 8)
     burst[0, 0, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="burst holds 1 values that are not finite"):
-        Burstormer(2, 4, 4, 8, residual=False)(burst)
+        Burstormer(2, 4, 4, 8, residual=False)(still_burst(burst, 1.0))

@@ -19,7 +19,7 @@ from debir_nb.light.calibration import (
 )
 from debir_nb.light.degradation import add_noise
 from debir_nb.light.dng import normalise, read_raw, write_dng
-from debir_nb.light.simulator import Simulator
+from debir_nb.light.sensor import EqualBrightness
 
 RAW = Path(__file__).resolve().parents[2] / "shared" / "data" / "raw"
 REAL = pytest.mark.skipif(not RAW.is_dir(), reason=f"real RAW files are missing: {RAW}")
@@ -236,7 +236,7 @@ def test_noise_profile(tmp_path):
         ((1e-4,), "of 1 numbers"),
         ((1e-4, 1e-8, 1e-4), "of 3 numbers"),
         ((0.0, 1e-8), "must be above 0"),
-        ((1e-4, -1e-8), "not below it"),
+        ((1e-4, -1e-8), "read noise 0 or more"),
         ((float("nan"), 1e-8), "must be above 0"),
     ],
 )
@@ -306,7 +306,7 @@ def test_published_sensors():
 
 def test_models_serve_the_simulator():
     gains = torch.tensor([[1.0, 2.0], [4.0, 8.0]], requires_grad=True)
-    shot, read = Simulator(noise=SENSORS["CRVD"].noise).noise(gains)
+    shot, read = EqualBrightness(SENSORS["CRVD"].noise).noise(gains)
     assert shot.shape == read.shape == (2, 2)
     (shot + read).sum().backward()
     assert torch.isfinite(gains.grad).all() and (gains.grad > 0).all()

@@ -14,7 +14,7 @@ import pytest
 from ptpip_camera import Emulator
 from v4l2_kernel import FakeVideo
 
-from debir_nb import gphoto2, v4l2
+from debir_nb.cameras import gphoto2, v4l2
 from debir_nb.cameras.protocol import Camera, Capabilities, Shot, departure
 from debir_nb.cameras.simulated import SimulatedCamera, in_the_hand, scene_light
 from debir_nb.light.dng import normalise

@@ -8,7 +8,7 @@ import torch
 from ptpip_camera import Emulator
 from skimage.data import astronaut
 
-from debir_nb import gphoto2
+from debir_nb.cameras import gphoto2
 from debir_nb.cameras.capture import capture
 from debir_nb.cameras.files import digital_gains, read_burst, restore_photos
 from debir_nb.cameras.protocol import CameraLost, Shot, auto_exposure, departure

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from debir_nb import simulated_camera
+from debir_nb.cameras import simulated as simulated_camera
 from debir_nb.cameras.cli import find_cameras, main, open_camera
 from debir_nb.cameras.protocol import NoCamera
 from debir_nb.core import PREVIEW_TIME

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 import torch
 
-from debir_nb import course
 from debir_nb.cameras.capture import seen_by_policy
 from debir_nb.cameras.protocol import Shot, auto_exposure, to_shots
 from debir_nb.core import FRAME_TIME, T_MIN, budget
+from debir_nb.course import checks as course
 from debir_nb.light.simulator import timeline
 
 ROOT = Path(__file__).resolve().parents[1]

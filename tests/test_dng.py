@@ -2,6 +2,7 @@
 
 import io
 import struct
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 from debir_nb.core import generator
 from debir_nb.light.dng import (
+    RawLayout,
     Tag,
     dng_colour,
     normalise,
@@ -285,7 +287,7 @@ def test_a_real_headerless_file_is_read_only_by_its_declared_layout():
     chart = RAW / "openisp_chart_1920x1080_rggb10.RAW"
     with pytest.raises(ValueError, match="no header.*footage.yaml"):
         read_raw(chart)
-    photo = read_headerless(chart, 1080, 1920, "RGGB", 0, 1023)
+    photo = read_headerless(chart, RawLayout(1080, 1920, "RGGB", 0, 1023))
     assert np.array_equal(photo.mosaic.ravel(), np.fromfile(chart, "<u2")) and normalise(photo).shape == (
         4,
         540,
@@ -299,7 +301,7 @@ def test_a_real_headerless_file_is_read_only_by_its_declared_layout():
         ({"width": 62}, "has 6144 bytes, but 48 x 62 px of 16 bits are 5952"),
         ({"height": 47}, "even sides"),
         ({"height": "48"}, "even sides"),
-        ({"white": 512}, "from black 512 to white 512"),
+        ({"white": 512}, "black is 512 and white 512"),
         ({"white": 70000}, "whole counts"),
         ({"pattern": "RGB"}, "pattern is 'RGB'"),
     ],
@@ -307,8 +309,8 @@ def test_a_real_headerless_file_is_read_only_by_its_declared_layout():
 def test_headerless_counts_come_back_or_are_refused(tmp_path, change, words):
     counts = np.random.default_rng(0).integers(512, 4096, (48, 64)).astype("<u2")
     counts.tofile(tmp_path / "bare.raw")
-    layout = {"height": 48, "width": 64, "pattern": "GBRG", "black": 512, "white": 4095}
-    photo = read_headerless(tmp_path / "bare.raw", **layout)
+    layout = RawLayout(height=48, width=64, pattern="GBRG", black=512, white=4095)
+    photo = read_headerless(tmp_path / "bare.raw", layout)
     assert (
         np.array_equal(photo.mosaic, counts)
         and photo.pattern == "GBRG"
@@ -316,7 +318,7 @@ def test_headerless_counts_come_back_or_are_refused(tmp_path, change, words):
         and torch.equal(photo.colour().matrix(), torch.eye(3)[None])
     )
     with pytest.raises(ValueError, match=words):
-        read_headerless(tmp_path / "bare.raw", **layout | change)
+        read_headerless(tmp_path / "bare.raw", replace(layout, **change))
 
 
 # Bad files

@@ -226,7 +226,7 @@ def test_a_rate_that_only_the_container_states_is_a_guess(tmp_path):
     path = write_video(tmp_path / "c.avi", pictures(4), fps=150)
     with pytest.warns(
         UserWarning,
-        match="'c': nobody says at which rate it was captured; 150 frames/s is its container's word",
+        match="'c': nobody says at which rate it was captured, and its container says 150 frames/s",
     ):
         assert open_clip(path).fps == 150
 
@@ -258,7 +258,7 @@ def test_a_raw_photograph_is_a_clip_with_its_own_light(tmp_path):
     assert np.allclose(light[0], (counts[0::2, 1::2] - 256) / 3839, atol=1e-6) and np.allclose(
         light[1], ((counts[0::2, 0::2] + counts[1::2, 1::2]) / 2 - 256) / 3839, atol=1e-6
     )
-    with pytest.raises(ValueError, match="'a_240fps' is no RAW photograph"):
+    with pytest.raises(ValueError, match="'a_240fps' is not a RAW photograph"):
         open_clip(write_folder(tmp_path / "a_240fps", pictures(2))).raw()
 
 
@@ -416,9 +416,13 @@ def test_frames_that_do_not_exist(tmp_path, start, stop):
         ("a: {shake: 4}\n", "the shake 4: write"),
         ("a: {shake: {objects: 2}}\n", "only speed is needed"),
         ("a: {shake: {speed: -1}}\n", "speed is -1"),
-        ("a: {shake: {speed: 1, objects: 1.5}}\n", "objects 1.5"),
+        (
+            "a: {shake: {speed: 1, objects: 1.5}}\n",
+            "gives clip 'a' the shake .*objects is 1.5: give a whole number",
+        ),
         ("a: {shake: {speed: fast}}\n", "speed is 'fast'"),
-        ("a: {raw: {height: 48}}\n", "the raw layout"),
+        ("a: {raw: {height: 48}}\n", "the raw layout .*: write  raw"),
+        ("a: {raw: {height: 47, width: 64, pattern: RGGB, black: 0, white: 9}}\n", "height is 47 px"),
     ],
 )
 def test_declarations_that_say_nothing(tmp_path, text, message):

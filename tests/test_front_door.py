@@ -17,15 +17,24 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from test_house import cells, code, comments, definitions, undocumented
+from test_house import cells, comments, definitions, undocumented
 
+import debir_nb
+from debir_nb.closure import code_of
 from debir_nb.disk import save_weights
-from debir_nb.pipeline.readme import MARKS
 from debir_nb.policies.baenet import BAENet
+from debir_nb.policies.protocol import MOTION_MAX, PREVIEW_GAINS
 from debir_nb.restorers.burstormer import Burstormer
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "MODEL_CARD.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "MODEL_CARD.md",
+    "docs/running.md",
+    "docs/cameras.md",
+    "results/README.md",
+)
 HERE = [
     "debir cameras",
     "debir capture --camera simulated --out burst",
@@ -36,7 +45,6 @@ ELSEWHERE = {
     "make run": "test_pipeline.py::test_every_stage_leaves_a_report_and_results",
     "make run SCALE=smoke": "test_pipeline.py::test_every_stage_leaves_a_report_and_results",
     "make run FOOTAGE=path": "test_pipeline.py::test_footage_without_clips_is_named",
-    "make run FOOTAGE=...": "test_pipeline.py::test_footage_without_clips_is_named",
     "dvc repro": (
         "test_pipeline.py::test_every_command_gives_its_notebook_what_it_declares_and_writes_the_report_that_dvc_expects"
     ),
@@ -69,7 +77,15 @@ ELSEWHERE = {
     "source .venv/bin/activate && pre-commit install": (
         "test_front_door.py::test_the_hooks_run_what_is_installed"
     ),
-    "cp docs/template.ipynb nbs/13c_mine.ipynb": "test_front_door.py::test_the_template_obeys_the_house",
+    "source .venv/bin/activate && jupyter lab nbs/index.ipynb": (
+        "test_browser.py::test_an_explorer_answers_to_the_mouse"
+    ),
+    "python tests/test_house.py": "test_front_door.py::test_the_house_is_told_in_numbers",
+    "python -m debir_nb.pipeline readme": "test_house.py::test_the_pages_quote_the_released_results",
+    "python docs/pictures.py": "test_site.py::test_the_pictures_are_those_of_the_released_run",
+    "cp docs/template.ipynb nbs/policies/35_mine.ipynb": (
+        "test_front_door.py::test_the_template_obeys_the_house"
+    ),
 }
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -115,34 +131,72 @@ def run(command, folder, **env):
     return done.stdout
 
 
-def test_the_camera_commands_work_from_an_empty_folder(tmp_path):
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    "(a folder that was empty before the camera commands ran in it, what they printed, the networks' folder)."
+    place = tmp_path_factory.mktemp("work")
     torch.manual_seed(0)
     for net, name in ((BAENet(), "baenet.pt"), (Burstormer(4, features=8), "restorer_baenet.pt")):
-        save_weights(net, tmp_path / "models" / name)
-    work = tmp_path / "work"
-    work.mkdir()
-    printed = [run(command, work, DEBIR_MODELS=str(tmp_path / "models")) for command in HERE]
-    assert (
-        "simulated" in printed[0]
-        and "achieved" in printed[1]
-        and (work / "restored.png").stat().st_size > 1000
-    )
-    assert len(list((work / "burst").glob("*.dng"))) == 4 and (work / "burst" / "manifest.json").exists()
+        save_weights(net, place / "models" / name)
+    (folder := place / "work").mkdir()
+    models = {"DEBIR_MODELS": str(place / "models")}
+    return folder, [run(command, folder, **models) for command in HERE], models
 
 
-def test_every_python_block_runs(tmp_path):
-    "They define something, in the notation of the house: its annotations must exist."
-    blocks = [
-        block
-        for name in PAGES
-        for language, block in BLOCK.findall((ROOT / name).read_text(encoding="utf-8"))
-        if language == "python"
-    ]
-    assert blocks
-    for block in blocks:
-        if all(isinstance(node, ast.FunctionDef) for node in ast.parse(block).body):
-            block = f"from jaxtyping import Float\nfrom torch import Tensor\n{block}"
+def test_the_camera_commands_work_from_an_empty_folder(work):
+    folder, printed, _ = work
+    assert "simulated" in printed[0] and "achieved" in printed[1]
+    assert (folder / "restored.png").stat().st_size > 1000
+    assert len(list((folder / "burst").glob("*.dng"))) == 4 and (folder / "burst" / "manifest.json").exists()
+
+
+def blocks(name):
+    "The blocks of Python of a page."
+    found = BLOCK.findall((ROOT / name).read_text(encoding="utf-8"))
+    return [block for language, block in found if language == "python"]
+
+
+def test_five_lines_lead_from_previews_to_times_and_from_a_folder_to_a_picture(work):
+    "README's lines, where the camera commands left a burst; the command line gives the same."
+    folder, _, models = work
+    (block,) = blocks("README.md")
+    assert len(ast.parse(block).body) == 5
+    by_command = (folder / "restored.png").read_bytes()
+    (folder / "restored.png").unlink()
+    (folder / "lines.py").write_text(block)
+    printed = run(f"'{sys.executable}' lines.py", folder, PYTHONPATH=str(ROOT), **models)
+    said = "debir expose burst/previews/preview.dng --previous burst/previews/previous.dng --json"
+    shots = json.loads(run(said, folder, **models))["shots"]
+    assert ast.literal_eval(printed) == [shot["exposure"] for shot in shots]
+    assert (folder / "restored.png").read_bytes() == by_command
+
+
+def test_every_other_python_block_defines_something(tmp_path):
+    "In the notation of the house: its annotations must exist."
+    found = [block for name in PAGES if name != "README.md" for block in blocks(name)]
+    assert found
+    for block in found:
+        assert all(isinstance(node, ast.FunctionDef) for node in ast.parse(block).body)
+        block = f"from jaxtyping import Float\nfrom torch import Tensor\n{block}"
         subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True)
+
+
+def test_the_package_offers_names_and_imports_nothing():
+    "What takes time, torch above all, is imported when a name is used."
+    look = (
+        "import sys; b = {*sys.modules}; import debir_nb; print(*sorted({*sys.modules} - b), *dir(debir_nb))"
+    )
+    printed = run(f"'{sys.executable}' -c '{look}'", ROOT).split()
+    loaded = [name for name in printed if name.startswith("debir_nb") or name in ("torch", "numpy")]
+    assert loaded == ["debir_nb"] and {*debir_nb.__all__} <= {*printed}
+    assert {"load_pretrained", "Simulator", "BAENet", "Burstormer", "restore"} <= {*debir_nb.__all__}
+    assert all(callable(getattr(debir_nb, name)) for name in debir_nb.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'restorer'"):
+        _ = debir_nb.restorer
+
+
+def test_the_house_is_told_in_numbers():
+    assert "modules" in run(f"'{sys.executable}' tests/test_house.py", ROOT, PYTHONPATH=str(ROOT))
 
 
 def test_the_targets_of_make_are_there():
@@ -243,31 +297,30 @@ def test_links_and_files_that_a_page_names_exist(name):
     named = set(re.findall(r"\]\(([^)#:]+)\)", text)) | set(
         re.findall(r"`((?:nbs|docs|tests|results|data)/[\w/.]+\w)`", text)
     )
-    missing = {path for path in named if not path.startswith("data/") and not (ROOT / path).exists()}
-    assert named and not missing
+    here = (ROOT / name).parent
+    missing = {path for path in named if not (path.startswith("data/") or (ROOT / path).exists())}
+    assert named and not [path for path in missing if not (here / path).exists()]
 
 
-@pytest.mark.parametrize("name", ["README.md", "MODEL_CARD.md"])
-def test_numbers_are_those_of_the_results(name):
-    """Committed page against committed results, but for the README's table, which
-    `test_the_readme_quotes_the_released_results` holds: what a later run leaves in results/ is its own.
+def test_numbers_are_those_of_the_results():
+    """Committed page against committed results, but for the rows that `test_the_pages_quote_the_released_results`
+    holds: what a later run leaves in results/ is its own.
     """
-    shown = {
-        path: subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, text=True)
-        for path in (name, "results/metrics.json", "results/table.md", "results/real_clips.md")
-    }
-    if any(done.returncode for done in shown.values()):
+    files = ("MODEL_CARD.md", "results/table.md")
+    shown = [
+        subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, text=True)
+        for path in files
+    ]
+    if any(done.returncode for done in shown):
         pytest.skip("not a Git checkout")
-    metrics, tables = (
-        json.loads(shown["results/metrics.json"].stdout),
-        shown["results/table.md"].stdout + shown["results/real_clips.md"].stdout,
-    )
-    known = set(re.findall(r"[+-]?\d+\.\d+", tables))
-    page = re.sub(f"{MARKS[0]}.*{MARKS[1]}", "", shown[name].stdout, flags=re.DOTALL)
-    figures = re.findall(r"([+-]?\d+\.\d+) dB(?: \[([+-]\d+\.\d+), ([+-]\d+\.\d+)\])?", page)
-    assert figures and {figure for row in figures for figure in row if figure} <= known
-    for scenes, photographs in re.findall(r"(\d+) test scenes from (\d+) ", page):
-        assert (int(scenes), int(photographs)) == (metrics["scenes"], metrics["sources"])
+    card, table = (done.stdout for done in shown)
+    (psnr,) = re.findall(r"DEBIR comes to (\d+\.\d+) dB", card)
+    assert f"| DEBIR | {psnr} |" in table
+    low, high = (f"{100 * gain:.0f}" for gain in PREVIEW_GAINS)
+    for name in ("README.md", "MODEL_CARD.md"):
+        assert f"ISO {low} to {high}" in (ROOT / name).read_text(encoding="utf-8")
+    low, high = (f"{gain:.0f}" for gain in PREVIEW_GAINS)
+    assert f"gains outside of {low} to {high} are clipped, and so is motion above {MOTION_MAX:.0f} px" in card
 
 
 def test_the_model_card_names_the_released_weights():
@@ -297,12 +350,12 @@ def test_the_template_obeys_the_house(tmp_path):
     for name in ("settings.ini", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "debir_nb", tmp_path / "debir_nb", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "nbs").mkdir()
-    notebook = tmp_path / "nbs" / "13c_mine.ipynb"
+    notebook = tmp_path / "nbs" / "policies" / "35_mine.ipynb"
+    notebook.parent.mkdir(parents=True)
     shutil.copy(ROOT / "docs" / "template.ipynb", notebook)
     before = notebook.read_bytes()
     run(
-        "nbdev_export && nbdev_clean && nbdev_test --path nbs/13c_mine.ipynb",
+        "nbdev_export && nbdev_clean && nbdev_test --path nbs/policies/35_mine.ipynb",
         tmp_path,
         PYTHONPATH=str(tmp_path),
     )
@@ -315,13 +368,13 @@ def test_the_template_obeys_the_house(tmp_path):
         and sum(line.startswith("- ") for line in lines) == 3
         and lines[-1].startswith("See also:")
     )
-    module = (tmp_path / "debir_nb" / "template.py").read_text(encoding="utf-8")
+    module = (tmp_path / "debir_nb" / "policies" / "mine.py").read_text(encoding="utf-8")
     assert [
         what
         for name, node in definitions(ast.parse(module).body)
         for what in undocumented(name, node, comments(module))
     ] == []
-    assert code(notebook).body and "*What to see:" in notebook.read_text(encoding="utf-8")
+    assert code_of(notebook).body and "*What to see:" in notebook.read_text(encoding="utf-8")
 
 
 # The wheel
@@ -359,7 +412,8 @@ def test_the_wheel_works_without_the_repository(tmp_path):
         tmp_path,
     )
     wheel = next(tmp_path.glob("debir_nb-*.whl"))
-    assert {"debir_nb/pretrained.py", "debir_nb/cli.py"} <= set(zipfile.ZipFile(wheel).namelist())
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("debir_nb/")}
+    assert packed == {path.relative_to(source).as_posix() for path in (source / "debir_nb").rglob("*.py")}
     run(f"'{sys.executable}' -m venv '{tmp_path}/env'", tmp_path)
     python = tmp_path / "env" / "bin" / "python"
     place = Path(

@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from debir_nb import full_size
 from debir_nb.core import generator
+from debir_nb.light.sensor import still_burst
+from debir_nb.restorers import full_size
 from debir_nb.restorers.burstormer import Burstormer, ChannelAttention
 from debir_nb.restorers.full_size import (
     SharedAttention,
@@ -18,7 +19,6 @@ from debir_nb.restorers.full_size import (
     restore_full_size,
     restore_tiles,
     spans,
-    tile_memory,
 )
 
 
@@ -36,9 +36,8 @@ def net():
 def burst(height, width, n=2):
     coarse = torch.randn(n, 4, height // 8 + 2, width // 8 + 2, generator=generator(1))
     smooth = F.interpolate(coarse, size=(height, width), mode="bicubic")
-    return (0.5 + 0.15 * smooth + 0.05 * torch.randn(n, 4, height, width, generator=generator(2)))[
-        None
-    ].clamp(0, 1), torch.full((1, n), 0.05)
+    noise = 0.05 * torch.randn(n, 4, height, width, generator=generator(2))
+    return still_burst((0.5 + 0.15 * smooth + noise)[None].clamp(0, 1), 0.05)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +46,8 @@ def burst(height, width, n=2):
 )
 def test_spans_cover_a_length_once_and_keep_their_distance_from_the_tiles_borders(total, tile, overlap):
     found = spans(total, tile, overlap)
-    assert [i for _, a, b in found for i in range(a, b)] == list(range(total))
-    for start, a, b in found:
+    assert [i for s in found for i in range(s.first, s.stop)] == list(range(total))
+    for start, a, b in ((s.start, s.first, s.stop) for s in found):
         length = min(tile, total)
         assert 0 <= start and start + length <= total and start % 4 == 0
         assert a - start >= overlap or start == 0
@@ -74,20 +73,20 @@ def test_the_sums_of_tiles_are_the_sums_of_the_picture():
 @pytest.mark.parametrize("height, width", [(152, 92), (96, 204)])
 @torch.no_grad()
 def test_tiles_that_share_their_sums_are_the_whole_picture(net, height, width):
-    frames, std = burst(height, width)
-    overlap, shared = reach(net, burst(96, 96)[0], std), SharedAttention()
-    tiles, shape = fit_tiles(net, frames, std, memory=tile_memory(net, max(64, 2 * overlap + 8)))
-    assert len(tiles) > 1 and max(shape) < max(height, width)
+    taken = burst(height, width)
+    overlap, shared = reach(net, burst(96, 96)), SharedAttention()
+    tiling = fit_tiles(net, taken, memory=net.tile_bytes(max(64, 2 * overlap + 8)))
+    assert len(tiling.tiles) > 1 and max(tiling.height, tiling.width) < max(height, width)
     with shared.collect(net):
-        whole = net(frames, std)
+        whole = net(taken)
     with shared.use(net):
-        assert (assemble(restore_tiles(net, frames, std, tiles, shape), tiles) - whole).abs().max() < 1e-4
+        assert (assemble(restore_tiles(net, taken, tiling), tiling) - whole).abs().max() < 1e-4
 
 
 @torch.no_grad()
 def test_odd_sizes_are_padded_and_cropped_and_sums_of_some_tiles_are_close_to_the_pictures(net):
-    frames, std = burst(150, 93)
-    tiles, whole = restore_full_size(net, frames, std, memory=tile_memory(net, 88)), net(frames, std)
+    taken = burst(150, 93)
+    tiles, whole = restore_full_size(net, taken, memory=net.tile_bytes(88)), net(taken)
     assert (
         tiles.shape == whole.shape
         and tiles.isfinite().all()
@@ -97,35 +96,35 @@ def test_odd_sizes_are_padded_and_cropped_and_sums_of_some_tiles_are_close_to_th
 
 @torch.no_grad()
 def test_a_picture_that_fits_is_restored_at_once(net):
-    frames, std = burst(64, 72)
-    assert torch.equal(restore_full_size(net, frames, std, memory=1e9), net(frames, std))
+    taken = burst(64, 72)
+    assert torch.equal(restore_full_size(net, taken, memory=1e9), net(taken))
 
 
 @torch.no_grad()
 def test_what_is_farther_than_the_reach_does_not_matter(net):
-    frames, std = burst(128, 128)
-    r = reach(net, frames, std, tolerance=1e-4)
-    assert 8 <= r < 64 and reach(net, frames, std, tolerance=1e-3) <= r
-    shared, other = SharedAttention(), frames.clone()
+    taken = burst(128, 128)
+    r = reach(net, taken, tolerance=1e-4)
+    assert 8 <= r < 64 and reach(net, taken, tolerance=1e-3) <= r
+    shared, other = SharedAttention(), taken.frames.clone()
     other[..., : 64 - r - 1, :] = 0.5
     with shared.collect(net):
-        net(frames, std)
+        net(taken)
     with shared.use(net):
-        assert (net(other, std) - net(frames, std))[..., 63:65, 63:65].abs().max() <= 2e-4
+        assert (net(still_burst(other, 0.05)) - net(taken))[..., 63:65, 63:65].abs().max() <= 2e-4
 
 
 MEASURE = """
 import resource, sys, psutil, torch
 from debir_nb.restorers.burstormer import Burstormer
-from debir_nb.restorers.full_size import tile_memory
+from debir_nb.light.sensor import still_burst
 torch.set_num_threads(2)
 net, side = Burstormer(n_frames=4, features=16).eval(), int(sys.argv[1])
 with torch.no_grad():
-    net(torch.rand(1, 4, 4, 64, 64), torch.ones(1, 4))
-    burst = torch.rand(1, 4, 4, side, side)
+    net(still_burst(torch.rand(1, 4, 4, 64, 64), 1.0))
+    burst = still_burst(torch.rand(1, 4, 4, side, side), 1.0)
     before = psutil.Process().memory_info().rss
-    net(burst, torch.ones(1, 4))
-print((1024*resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)/tile_memory(net, side))
+    net(burst)
+print((1024*resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)/net.tile_bytes(side))
 """
 
 
@@ -142,11 +141,11 @@ def test_a_tile_takes_the_memory_it_is_said_to_take(side=320):
 
 
 def test_too_little_memory_is_refused_with_what_is_needed(net, monkeypatch):
-    frames, std = burst(160, 160)
+    taken = burst(160, 160)
     with pytest.raises(ValueError, match="memory is 0.000 GB, which is a tile of .* px: give at least"):
-        restore_full_size(net, frames, std, memory=1e4)
+        restore_full_size(net, taken, memory=1e4)
     monkeypatch.setattr(full_size, "reach", lambda *arguments: 40)
     with pytest.raises(ValueError, match="the network looks .* px far: give at least"):
-        restore_full_size(net, frames, std, memory=tile_memory(net, 64))
+        restore_full_size(net, taken, memory=net.tile_bytes(64))
     with pytest.raises(ValueError, match="burst holds 2 bursts"):
-        restore_full_size(net, frames.expand(2, -1, -1, -1, -1), std.expand(2, -1))
+        restore_full_size(net, taken.each(lambda x: x.expand(2, *x.shape[1:])))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ptpip_camera import Emulator
 
-from debir_nb import gphoto2
+from debir_nb.cameras import gphoto2
 from debir_nb.cameras.gphoto2 import GPhoto2Camera, open_camera, raw_choice, seconds, sensitivity, ticks
 from debir_nb.cameras.protocol import (
     CameraBusy,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tokenize
 from configparser import ConfigParser
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,69 +18,93 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from debir_nb.closure import code_of, imports
 from debir_nb.pipeline.readme import MARKS, readme_rows
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "nbs").glob("[!.]*.ipynb"))
-# lessons and solutions: they import from everywhere, nothing imports from them
-COURSE = sorted((ROOT / "nbs" / "course").rglob("[!.]*.ipynb"))
-MODULES = sorted(path for path in (ROOT / "debir_nb").glob("*.py") if not path.name.startswith("_"))
+# The layers of the compendium, folders of nbs/ and of debir_nb/. Above them all stand core, disk and closure.
+WINGS = [
+    "light",
+    "scenes",
+    "policies",
+    "restorers",
+    "training",
+    "scoring",
+    "weights",
+    "cameras",
+    "pipeline",
+    "stages",
+    "results",
+    "explore",
+    "course",
+    "yours",
+]
+NOTEBOOKS = sorted((ROOT / "nbs").rglob("[!.]*.ipynb"))
+NOTEBOOKS = [path for path in NOTEBOOKS if ".ipynb_checkpoints" not in path.parts]
+MODULES = sorted(path for path in (ROOT / "debir_nb").rglob("*.py") if not path.name.startswith("_"))
+# lessons and solutions
+COURSE = [
+    path for path in NOTEBOOKS if path.parent.name in ("course", "solutions") and path.stem != "10_checks"
+]
+RUN_BY_DVC = [path for path in NOTEBOOKS if path.parent.name in ("stages", "results")]
+COLUMNS = 110
+CLASS_LINES = 60  # longer ones are told method by method
+LONG_CLASSES = {  # are being shortened; what is done leaves this list
+    "BAENet",
+    "BeatBAENet",
+    "Burstormer",
+    "Clip",
+    "Explorer",
+    "GPhoto2Camera",
+    "Gradient",
+    "Interpolator",
+    "PolicyMap",
+    "RawStream",
+    "SceneStore",
+    "Shutter",
+    "SimulatedCamera",
+    "Simulator",
+    "V4L2Camera",
+}
 UNPINNED = {"torchvision", "pyiqa"}  # must match the machine's build of torch
-STAGE = re.compile(r"[24]\d_|39_")  # what the Makefile keeps out of nbdev_test
 
 
 def by_name(paths):
-    return pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
+    return pytest.mark.parametrize("path", paths, ids=lambda path: path.relative_to(ROOT).as_posix())
 
 
 def cells(path):
     return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
 
-def code(path):
-    "Syntax tree of a module, or of a notebook's code cells without their magics."
-    source = path.read_text(encoding="utf-8")
-    if path.suffix == ".ipynb":
-        source = "\n".join("".join(cell["source"]) for cell in cells(path) if cell["cell_type"] == "code")
-        source = re.sub(r"^(\s*)[%!].*", r"\1pass", source, flags=re.MULTILINE)
-    return ast.parse(source, path.name)
-
-
-def imports(path):
-    "Full names of the modules that a module or notebook imports, wherever the statement stands."
-    for node in ast.walk(code(path)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            # nbdev writes `from .core import x`
-            module = ".".join(filter(None, ["debir_nb" * node.level, node.module]))
-            yield from (
-                (f"debir_nb.{alias.name}" for alias in node.names) if module == "debir_nb" else [module]
-            )
-
-
-def number(notebook):
-    """Place of a notebook in the order of the compendium: '03a_x' is (3, 'a'); one without a number comes
-    last.
-    """
-    match = re.match(r"(\d+)([a-z]?)_", notebook)
-    return (int(match[1]), match[2]) if match else (100, "")
+def exports(path):
+    "Whether a notebook is the source of a module."
+    source = "\n".join("".join(cell["source"]) for cell in cells(path))
+    return bool(re.search(r"^#\| *(default_exp|exports?)\b", source, re.MULTILINE))
 
 
 def home(module):
-    "File name of the notebook that exports a module."
-    match = re.search(
-        r"File to edit: \.\./nbs/(\S+\.ipynb)",
-        (ROOT / "debir_nb" / f"{module}.py").read_text(encoding="utf-8"),
-    )
-    assert match, f"debir_nb/{module}.py does not come from a notebook"
-    return match[1]
+    "The notebook that exports a module."
+    source = re.search(r"File to edit: ([./]*nbs/\S+\.ipynb)", module.read_text(encoding="utf-8"))
+    assert source, f"{module.relative_to(ROOT)} does not come from a notebook"
+    return module.parent.joinpath(source[1]).resolve()
 
 
-def stages():
-    "Notebooks that dvc.yaml runs."
-    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
-    return sorted({ROOT / name for name in re.findall(r"nbs/\w+\.ipynb", text)})
+def imported(path):
+    "The modules of the package that a notebook or module imports."
+    files = (ROOT.joinpath(*name.split(".")).with_suffix(".py") for name in imports(path))
+    return {file for file in files if ROOT / "debir_nb" in file.parents and file.is_file()} - {path}
+
+
+def place(notebook):
+    """Place of a notebook in the order of the compendium: its wing, then its number. Nobody can import from a
+    lesson, so that it may stand after the checks that it uses.
+    """
+    wing, *_ = notebook.relative_to(ROOT / "nbs").parts
+    number = re.match(r"\d+", notebook.stem)
+    if wing == notebook.name:  # at the top
+        return (-1, int(number[0])) if number else (len(WINGS), 0)
+    return WINGS.index(wing), 100 if notebook in COURSE else int(number[0])
 
 
 def tracked():
@@ -108,59 +133,73 @@ def tracked():
 # Notebooks
 
 
-@pytest.mark.parametrize(
-    "path", [*NOTEBOOKS, *COURSE], ids=lambda path: path.relative_to(ROOT / "nbs").as_posix()
-)
+@by_name(NOTEBOOKS)
 def test_a_notebook_opens_with_title_and_promise(path):
     first = cells(path)[0]
     title, *rest = [line for line in "".join(first["source"]).splitlines() if line.strip()]
     assert first["cell_type"] == "markdown" and title.startswith("# ") and rest[0].startswith("> ")
 
 
-@pytest.mark.parametrize("path", COURSE, ids=lambda path: path.relative_to(ROOT / "nbs").as_posix())
+@by_name(COURSE)
 def test_the_course_says_what_you_will_learn_and_exports_nothing(path):
-    opening, rest = (
-        "".join(cells(path)[0]["source"]),
-        "".join("".join(cell["source"]) for cell in cells(path)[1:]),
-    )
-    assert (
-        opening.split("You will learn\n\n")[1].split("\n\n")[0].count("\n- ") == 2 and "See also: " in opening
-    )
-    assert (
-        not re.search(r"^#\| *(default_exp|exports?)\b", rest, re.MULTILINE)
-        and (path.parent / ".notest").exists()
-    )
+    opening = "".join(cells(path)[0]["source"])
+    assert opening.split("You will learn\n\n")[1].split("\n\n")[0].count("\n- ") == 2
+    assert "See also: " in opening
+    assert not exports(path) and (path.parent / ".notest").exists()
 
 
-@by_name(NOTEBOOKS)
-def test_imports_point_to_lower_numbers(path):
-    for name in imports(path):
-        if name.startswith("debir_nb."):
-            source = home(name.split(".")[1])
-            assert number(source) <= number(path.name), f"{path.name} imports from {source}"
+@by_name([*NOTEBOOKS, *MODULES])
+def test_imports_point_up(path):
+    "To wings that stand above in the list, and to smaller numbers of the same wing."
+    source = home(path) if path in MODULES else path
+    for module in imported(path):
+        up = place(home(module)) < place(source) or home(module) == source
+        assert up, f"{path.relative_to(ROOT)} imports from {home(module).relative_to(ROOT)}"
 
 
-@by_name(MODULES)
-def test_a_module_imports_only_from_lower_numbers(path):
-    for name in imports(path):
-        if name.startswith("debir_nb."):
-            source = home(name.split(".")[1])
-            assert number(source) < number(home(path.stem)), f"{path.name} imports from {source}"
+def test_no_import_goes_round_in_a_circle():
+    graph = {path: imported(path) for path in MODULES}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)  # a CycleError names the circle
 
 
-def test_stages_have_parameters_and_export_nothing():
-    for path in stages():
-        tags = [tag for cell in cells(path) for tag in cell["metadata"].get("tags", [])]
-        assert tags.count("parameters") == 1, (
-            f"{path.name}: {tags.count('parameters')} cells tagged parameters"
-        )
-        source = "\n".join("".join(cell["source"]) for cell in cells(path))
-        assert not re.search(r"^#\| *(default_exp|exports?)\b", source, re.MULTILINE), f"{path.name} exports"
+def test_the_wings_are_told_in_their_order():
+    assert f"of the house: {', '.join(WINGS)}." in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    folders = re.findall(r"^  (\w+)/ ", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert folders == WINGS
 
 
-def test_stages_are_the_notebooks_that_nbdev_test_leaves_out():
-    assert "STAGES := ^([_.]|[24][0-9]_|39_)" in (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert {path.name for path in stages()} == {path.name for path in NOTEBOOKS if STAGE.match(path.name)}
+def test_notebooks_and_modules_are_in_the_same_wings():
+    for path in MODULES:
+        assert home(path).parent == ROOT / "nbs" / path.parent.relative_to(ROOT / "debir_nb"), path
+    wings = {path.name for path in (ROOT / "nbs").iterdir() if path.is_dir() and path.name[0] not in "._"}
+    assert wings == {*WINGS}
+
+
+@by_name([*MODULES, *RUN_BY_DVC])
+def test_the_names_of_the_package_itself_are_for_people(path):
+    "Through `from debir_nb import BAENet` nobody sees what a stage depends on."
+    for node in ast.walk(code_of(path)):
+        if isinstance(node, ast.ImportFrom) and node.module == "debir_nb":
+            assert {f"debir_nb.{alias.name}" for alias in node.names} <= imports(path), ast.unparse(node)
+
+
+@by_name(RUN_BY_DVC)
+def test_stages_have_parameters_and_export_nothing(path):
+    tags = [tag for cell in cells(path) for tag in cell["metadata"].get("tags", [])]
+    assert tags.count("parameters") == 1 and not exports(path)
+
+
+def test_dvc_runs_the_stages_and_results_and_nbdev_test_leaves_them_out():
+    run = re.findall(r"nbs/(?:stages|results)/\w+\.ipynb", (ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    assert {ROOT / name for name in run} == {*RUN_BY_DVC}
+    assert all((ROOT / "nbs" / wing / ".notest").is_file() for wing in ("stages", "results"))
+
+
+def test_what_is_exported_from_between_the_lessons_is_tested_too():
+    "nbdev_test leaves out a folder with the file .notest; the Makefile names what it shall run there."
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    apart = [path for path in NOTEBOOKS if exports(path) and (path.parent / ".notest").exists()]
+    assert apart and all(path.relative_to(ROOT).as_posix() in makefile for path in apart)
 
 
 def test_export_and_clean_change_nothing(tmp_path):
@@ -186,13 +225,48 @@ def test_export_and_clean_change_nothing(tmp_path):
         assert not changed, f"{command} changes {changed}: run `make export`"
 
 
+# Form
+
+
+@pytest.mark.parametrize("command", ["format --check", "check"])
+def test_ruff_has_nothing_to_say(command):
+    ruff = [Path(sys.executable).with_name("ruff"), *command.split(), "nbs", "docs", "tests", "setup.py"]
+    done = subprocess.run(ruff, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@by_name([*NOTEBOOKS, ROOT / "docs" / "template.ipynb"])
+def test_code_is_read_without_scrolling(path):
+    wide = {
+        f"{cell['id']}: {line.rstrip()}"
+        for cell in cells(path)
+        for line in cell["source"]
+        if cell["cell_type"] == "code" and len(line.rstrip("\n")) > COLUMNS
+    }
+    assert not wide, f"over {COLUMNS} columns:\n" + "\n".join(wide)
+
+
+def sizes(kind, path):
+    "(lines, module, name) of each class or function of a module."
+    for node in ast.walk(code_of(path)):
+        if isinstance(node, kind):
+            yield node.end_lineno - node.lineno + 1, path.relative_to(ROOT).as_posix(), node.name
+
+
+@by_name(MODULES)
+def test_no_class_is_a_long_read(path):
+    long = {name: n for n, _, name in sizes(ast.ClassDef, path) if n > CLASS_LINES}
+    assert long.keys() <= LONG_CLASSES, f"lines: {long}; tell it method by method, at most {CLASS_LINES}"
+
+
 # Documentation of the library
 
 
 def comments(source):
-    "Line number -> comment at the end of that line."
+    "Line number -> comment there, and whether it has the line to itself."
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {token.start[0]: token.string for token in tokens if token.type == tokenize.COMMENT}
+    notes = [token for token in tokens if token.type == tokenize.COMMENT]
+    return {note.start[0]: (note.string, note.line.strip() == note.string) for note in notes}
 
 
 def definitions(body, prefix=""):
@@ -213,22 +287,22 @@ def undocumented(name, node, notes):
     if node.name not in ("__init__", "__call__") and not ast.get_docstring(node):
         yield f"{name}: no docstring"
     if isinstance(node, ast.ClassDef):
-        fields = [(item.target.id, item.end_lineno) for item in node.body if isinstance(item, ast.AnnAssign)]
-        said = [(field, line) for field, line in fields if not field.startswith("_")]
+        said = {item.target.id: item for item in node.body if isinstance(item, ast.AnnAssign)}
+        said = {field: item.lineno for field, item in said.items() if not field.startswith("_")}
     else:
         a = node.args
-        defaults = dict(zip([x.arg for x in a.posonlyargs + a.args][::-1], a.defaults[::-1]))
-        defaults |= dict(zip([x.arg for x in a.kwonlyargs], a.kw_defaults))
         given = [*a.posonlyargs, *a.args, *filter(None, [a.vararg]), *a.kwonlyargs, *filter(None, [a.kwarg])]
-        said = [(x.arg, (defaults.get(x.arg) or x).end_lineno) for x in given if x.arg not in ("self", "cls")]
+        said = {x.arg: x.lineno for x in given if x.arg not in ("self", "cls")}
         value = any(
             isinstance(item, ast.Return | ast.Yield) and item.value is not None for item in ast.walk(node)
         )
         nothing = isinstance(node.returns, ast.Constant) and node.returns.value is None
-        if value and not nothing and node.body[0].lineno - 1 not in notes:
-            yield f"{name}: the returned value"
-    lines = [line for _, line in said]
-    yield from (f"{name}: {what}" for what, line in said if line not in notes or lines.count(line) > 1)
+        if value and not nothing:
+            said["the returned value"] = node.returns.lineno if node.returns else node.body[0].lineno - 1
+    for what, line in said.items():
+        above = line > node.lineno and notes.get(line - 1, ("", False))[1]
+        if not (line in notes or above) or [*said.values()].count(line) > 1:
+            yield f"{name}: {what}"
 
 
 @by_name(MODULES)
@@ -258,22 +332,26 @@ def test_sizes():
     assert not large, f"bytes: {large}; notebooks may have 300 KB, other files 2 MB, data belongs to DVC"
 
 
-def test_the_readme_quotes_the_released_results(tmp_path):
-    "What is committed, not what a later run left in results/."
+def committed(name):
+    "What Git has of a file: a later run may leave something else in results/."
+    done = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True, text=True)
+    return None if done.returncode else done.stdout
 
-    def committed(name):
-        return subprocess.run(["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True, text=True)
 
-    if committed("README.md").returncode:
+def test_the_pages_quote_the_released_results(tmp_path):
+    "`results/claims.md` every row that is computed from the results, README and the model card some of them."
+    if committed("README.md") is None:
         pytest.skip("not a Git checkout")
     for name in ("metrics", "tables", "oracle", "gradient"):
-        shown = committed(f"results/{name}.json")
-        if not shown.returncode:
-            (tmp_path / f"{name}.json").write_text(shown.stdout)
-    between = committed("README.md").stdout.split(MARKS[0])[1].split(MARKS[1])[0]
-    assert between.strip().splitlines() == readme_rows(tmp_path), (
-        "README.md does not say what results/*.json do: python -m debir_nb.pipeline readme"
-    )
+        if found := committed(f"results/{name}.json"):
+            (tmp_path / f"{name}.json").write_text(found)
+    rows = readme_rows(tmp_path)
+    for name, quoted in (("results/claims.md", len(rows)), ("README.md", 10), ("MODEL_CARD.md", 9)):
+        lines = committed(name).splitlines()
+        said = lines[lines.index(MARKS[0]) + 1 : lines.index(MARKS[1])]
+        assert said == [row for row in rows if row in said] and len(said) == quoted, (
+            f"{name} does not say what results/*.json do: python -m debir_nb.pipeline readme"
+        )
 
 
 def test_no_file_names_somebodys_home():
@@ -342,7 +420,7 @@ def test_conda_repeats_nothing():
     assert packages == {"pip": ["-c constraints.txt", "-e .[dev]"]}
 
 
-@by_name([*MODULES, *NOTEBOOKS, *COURSE])
+@by_name([*MODULES, *NOTEBOOKS])
 def test_imports_are_stated(path):
     dists = importlib.metadata.packages_distributions()
     allowed = {canonicalize_name(requirement.name) for requirement in stated()} | {
@@ -354,3 +432,27 @@ def test_imports_are_stated(path):
         top for top in tops if not {canonicalize_name(dist) for dist in dists.get(top, [top])} & allowed
     }
     assert not unstated, f"{path.name} imports {unstated}, which settings.ini does not state"
+
+
+def report():
+    "The house in numbers."
+    arrows = {(a, b) for a in MODULES for b in imported(a)}
+    within = sum(a.parent == b.parent for a, b in arrows)
+    rooms = {tuple(path.relative_to(ROOT / "debir_nb").parts[0] for path in arrow) for arrow in arrows}
+    code = [cell for path in NOTEBOOKS for cell in cells(path) if cell["cell_type"] == "code"]
+    code = [cell for cell in code if "".join(cell["source"]).strip()]
+    wide = sum(any(len(line.rstrip("\n")) > COLUMNS for line in cell["source"]) for cell in code)
+    top = [
+        path for path in (ROOT / "debir_nb").iterdir() if path in MODULES or (path / "__init__.py").is_file()
+    ]
+    print(f"{len(MODULES)} modules, {len(top)} at the top level")
+    print(f"{len(arrows)} imports between modules, {within} of them within a wing")
+    print(f"{sum(a != b for a, b in rooms)} imports between what is at the top level")
+    print(f"{wide} of {len(code)} code cells ({wide / len(code):.1%}) have a line over {COLUMNS} columns")
+    print("longest modules:", sorted((len(p.read_text().splitlines()), p.stem) for p in MODULES)[:-4:-1])
+    print("longest classes:", sorted(row for p in MODULES for row in sizes(ast.ClassDef, p))[:-4:-1])
+    print("longest functions:", sorted(row for p in MODULES for row in sizes(ast.FunctionDef, p))[:-6:-1])
+
+
+if __name__ == "__main__":
+    report()

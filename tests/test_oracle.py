@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from debir_nb.core import FRAME_TIME, T_MIN, budget
+from debir_nb.light.sensor import EqualBrightness
 from debir_nb.light.simulator import Simulator, collect
 from debir_nb.policies.rules import bracket
+from debir_nb.restorers.merge import weighted_mean
 from debir_nb.scoring.search import lattice, moves, oracle, restoration_errors
 
 
-def mean_restorer(frames, noise_std):
-    weight = noise_std**-2 / (noise_std**-2).sum(1, keepdim=True)
-    return (weight[..., None, None, None] * frames).sum(1)
+def mean_restorer(burst):
+    return weighted_mean(burst.frames, burst.noise_std)
 
 
 def scenes(speeds, size=10):
@@ -59,8 +60,8 @@ def test_never_behind_its_lattice_and_no_move_helps():
 def test_scenes_of_a_batch_do_not_see_each_other():
     gain = torch.tensor([100.0, 100.0])
     together, _ = oracle(
-        lambda f, s: f[:, 0],
-        Simulator(noise=lambda g: (0 * g, 0 * g + 1e-12)),
+        lambda burst: burst.frames[:, 0],
+        Simulator(EqualBrightness(lambda g: (0 * g, 0 * g + 1e-12))),
         scenes([0.0, 0.05]),
         gain,
         2,
@@ -69,8 +70,8 @@ def test_scenes_of_a_batch_do_not_see_each_other():
         finest=12,
     )
     alone, _ = oracle(
-        lambda f, s: f[:, 0],
-        Simulator(noise=lambda g: (0 * g, 0 * g + 1e-12)),
+        lambda burst: burst.frames[:, 0],
+        Simulator(EqualBrightness(lambda g: (0 * g, 0 * g + 1e-12))),
         scenes([0.05]),
         gain[:1],
         2,

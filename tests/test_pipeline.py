@@ -27,7 +27,7 @@ from debir_nb.pipeline.params import (
     set_params,
     stage_parameters,
 )
-from debir_nb.pipeline.readme import MARKS, print_results, readme_rows, write_readme
+from debir_nb.pipeline.readme import MARKS, PAGES, print_results, readme_rows, write_readme
 from debir_nb.pipeline.run import declared, given, names, stage_notebook
 from debir_nb.pipeline.schedule import side_by_side
 
@@ -601,23 +601,22 @@ def test_claims_of_the_experiments_reach_the_readme_once_they_were_run(tmp_path)
     )
 
 
-def test_the_readme_is_written_from_the_metrics_and_nothing_else_changes(tmp_path):
+def test_pages_are_written_from_the_metrics_and_nothing_else_changes(tmp_path):
     (tmp_path / "results").mkdir()
     shutil.copy(ROOT / "results" / "metrics.json", tmp_path / "results" / "metrics.json")
-    (tmp_path / "README.md").write_text(f"# Title\n\n{MARKS[0]}\nold figures\n{MARKS[1]}\n\nThe end.\n")
+    rows = readme_rows(tmp_path / "results")
+    one = next(row for row in rows if "exposure bracketing" in row).split(" | ")[0]
+    for name in PAGES:
+        (tmp_path / name).write_text(f"# Title\n\n{MARKS[0]}\n{one} | old |\n{MARKS[1]}\n\nThe end.\n")
     for _ in range(2):
         write_readme(tmp_path)
-    metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
-    assert (tmp_path / "README.md").read_text() == "\n".join(
-        ["# Title", "", MARKS[0], *readme_rows(tmp_path / "results"), MARKS[1], "", "The end.", ""]
-    )
-    assert (
-        f"{metrics['differences']['exposure bracket']['psnr']['mean']:+.2f} dB"
-        in (tmp_path / "README.md").read_text()
-    )
+    claims, readme, _ = ((tmp_path / name).read_text() for name in PAGES)
+    assert claims == "\n".join(["# Title", "", MARKS[0], *rows, MARKS[1], "", "The end.", ""])
+    assert "exposure bracketing" in readme and "the restoration network fuses" not in readme
+    lead = json.loads((tmp_path / "results" / "metrics.json").read_text())["differences"]["exposure bracket"][
+        "psnr"
+    ]
+    assert f"{lead['mean']:+.2f} dB" in readme and "old" not in readme
     (tmp_path / "README.md").write_text("# Title\n")
     with pytest.raises(ValueError, match="must hold each of these lines once"):
-        write_readme(tmp_path)
-    (tmp_path / "results" / "metrics.json").unlink()
-    with pytest.raises(ValueError, match="run the pipeline first"):
         write_readme(tmp_path)

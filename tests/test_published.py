@@ -8,6 +8,7 @@ import torch
 
 from debir_nb.core import FRAME_TIME
 from debir_nb.light.raw import CameraColour
+from debir_nb.light.sensor import still_burst
 from debir_nb.policies.baenet import BAENet, published_exposures
 from debir_nb.restorers.burstormer import Burstormer
 from debir_nb.weights.published import load_published, published_preview
@@ -47,7 +48,7 @@ def test_outputs_equal_the_published_ones(tmp_path, prefix):
         ours = load_published(tmp_path / "last.ckpt")
     with torch.no_grad():
         logits = ours[0].mobilenet(torch.from_numpy(baenet["preview"]))
-        restored = ours[1](torch.from_numpy(burstormer["burst"]))
+        restored = ours[1](still_burst(torch.from_numpy(burstormer["burst"]), 1.0))
     assert np.abs(logits.numpy() - baenet["logits"]).max() < 1e-5
     assert (
         np.abs(ours[0].head(logits).numpy() / FRAME_TIME - (100 * baenet["fractions"][:, :4] + 7)).max()
@@ -147,7 +148,7 @@ def test_contents_that_are_no_checkpoint_are_refused(tmp_path, content):
             },
             "predicts 2 exposures, its Burstormer takes 4",
         ),
-        ({"out_conv.0.weight": None}, "lacks conv1.0.weight, rec_conv1.0.weight or out_conv.0.weight"),
+        ({"out_conv.0.weight": None}, "lack conv1.0.weight, rec_conv1.0.weight or out_conv.0.weight"),
         ({"other.weight": torch.zeros(1)}, "has unexpected 1 weights.*other.weight"),
         (
             {"conv1.0.weight": torch.full((8, 4, 3, 3), float("nan"))},

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from debir_nb import radiance as module
 from debir_nb.core import FRAME_TIME, generator
+from debir_nb.light import interpolation as module
 from debir_nb.light.footage import open_clip
 from debir_nb.light.interpolation import FootageRadiance, Interpolator, footage_radiance, upsample
 from debir_nb.light.radiance import (

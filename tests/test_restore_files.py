@@ -300,5 +300,5 @@ def test_nothing_half_written_and_wrong_suffixes(tmp_path, restorer):
 
 
 def test_a_burst_of_another_length_is_refused(restorer):
-    with pytest.raises(ValueError, match="3 frames, this restorer takes 4"):
+    with pytest.raises(ValueError, match="burst has 3 frames: Burstormer takes 4"):
         restore_photos([photo()] * 3, restorer)

@@ -1,6 +1,7 @@
 "Scenes: no leaks between splits, faithful storage, and clear answers to bad footage."
 
 import itertools
+import math
 import shutil
 from dataclasses import replace
 
@@ -9,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from debir_nb import scenes
 from debir_nb.core import FRAME_TIME, T_MIN, generator
 from debir_nb.light.dng import write_dng
 from debir_nb.light.footage import Shake, find_clips, raw_light
@@ -17,10 +17,12 @@ from debir_nb.light.radiance import to_display
 from debir_nb.light.raw import random_colour, sample_cfa, srgb_to_linear, to_camera, unprocess
 from debir_nb.light.simulator import Simulator, mean_radiance
 from debir_nb.policies.protocol import observe, random_gains
+from debir_nb.scenes import build as scenes
 from debir_nb.scenes.build import build_scenes, check_space, cut_scene, turned
 from debir_nb.scenes.plan import (
     FIRST_TICK,
     SPLITS,
+    PlannedScene,
     check_near_duplicates,
     frames_needed,
     plan_scenes,
@@ -33,6 +35,25 @@ COUNTS, SIZES, SHARES = (
     {"restore": 3, "baenet": 2, "test": 2},
     {"restore": 32, "baenet": 32, "test": 48},
     (0.4, 0.3, 0.3),
+)
+
+
+# a scene at the beginning and in the corner of a clip
+REST = PlannedScene(
+    split="test",
+    row=0,
+    clip="photo",
+    source="photo",
+    fps=math.inf,
+    slowed=1.0,
+    licence="",
+    start_frame=0,
+    y=0,
+    x=0,
+    size=32,
+    symmetry=0,
+    speed=0.0,
+    seed=7,
 )
 
 
@@ -162,20 +183,15 @@ def test_the_ground_truth_is_a_filmed_frame(built):
     folder, clips, plan = built
     by_name = {clip.name: clip for clip in clips}
     for scene in plan:
-        clip = by_name[scene["clip"]]
+        clip = by_name[scene.clip]
         if clip.is_raw:
             continue
-        frame = scene["start_frame"] + (FIRST_TICK + 79) // 8 if clip.n_frames > 1 else 0
-        crop = clip.frames(frame, frame + 1)[
-            :, :, scene["y"] : scene["y"] + scene["size"], scene["x"] : scene["x"] + scene["size"]
-        ]
-        want = sample_cfa(
-            unprocess(
-                turned(crop / 255, scene["symmetry"])[None], random_colour(1, generator(scene["seed"]))
-            )[0]
-        )[0]
-        store = SceneStore(folder, scene["split"])
-        got = Simulator().target(store.light(torch.tensor([scene["row"]])))[0]
+        frame = scene.start_frame + (FIRST_TICK + 79) // 8 if clip.n_frames > 1 else 0
+        y, x, size = scene.y, scene.x, scene.size
+        crop = turned(clip.frames(frame, frame + 1)[:, :, y : y + size, x : x + size] / 255, scene.symmetry)
+        want = sample_cfa(unprocess(crop[None], random_colour(1, generator(scene.seed)))[0])[0]
+        store = SceneStore(folder, scene.split)
+        got = Simulator().target(store.light(torch.tensor([scene.row])))[0]
         # half a step of the photograph, at most 0.0045 of the light, and up to three times that where gains
         # fade near white
         dither = 0.012 if clip.n_frames == 1 else 0
@@ -187,10 +203,10 @@ def test_the_ground_truth_is_a_filmed_frame(built):
 def test_a_raw_photograph_keeps_its_light_and_its_colours(built):
     folder, clips, plan = built
     photo = next(clip for clip in clips if clip.is_raw)
-    scene = next(scene for scene in plan if scene["clip"] == "camera")
-    y, x, size, some = scene["y"], scene["x"], scene["size"], torch.tensor([scene["row"]])
-    store = SceneStore(folder, scene["split"])
-    light = turned(raw_light(photo.raw())[None, :, y : y + size, x : x + size], scene["symmetry"])
+    scene = next(scene for scene in plan if scene.clip == "camera")
+    y, x, size, some = scene.y, scene.x, scene.size, torch.tensor([scene.row])
+    store = SceneStore(folder, scene.split)
+    light = turned(raw_light(photo.raw())[None, :, y : y + size, x : x + size], scene.symmetry)
     assert (Simulator().target(store.light(some))[0] - sample_cfa(light)[0]).abs().max() < 1 / LEVELS
     assert torch.allclose(store.colour(some).red_gain, torch.tensor([2.0])) and torch.allclose(
         store.colour(some).rgb2cam, photo.raw().colour().rgb2cam, atol=1e-6
@@ -229,28 +245,11 @@ def edge(tmp_path_factory):
     for k in range(34):
         cv2.imwrite(str(folder / "clips" / "still_240fps" / f"{k:03d}.png"), texture(64, 192))
     clips = find_clips(folder / "clips").clips
-    build_scenes(
-        clips,
-        [
-            {
-                "split": "test",
-                "row": i,
-                "clip": clip.name,
-                "source": clip.source,
-                "fps": clip.fps,
-                "start_frame": 0,
-                "y": 0,
-                "x": 40,
-                "size": 64,
-                "symmetry": 0,
-                "speed": 0.0,
-                "seed": 1,
-            }
-            for i, clip in enumerate(clips)
-        ],
-        folder / "scenes",
-        228,
-    )
+    plan = [
+        replace(REST, row=i, clip=clip.name, source=clip.source, fps=clip.fps, x=40, size=64)
+        for i, clip in enumerate(clips)
+    ]
+    build_scenes(clips, plan, folder / "scenes", 228)
     return SceneStore(folder / "scenes", "test")
 
 
@@ -307,15 +306,12 @@ def test_near_duplicates_in_different_splits_are_an_error(footage, tmp_path):
 
 def test_a_photograph_stands_still(footage):
     photo = next(clip for clip in find_clips(footage).clips if clip.name == "photo")
-    frames = cut_scene(photo, photo.frames().permute(0, 2, 3, 1).numpy(), REST | {"y": 3, "x": 5}, 50)
+    frames = cut_scene(photo, photo.frames().permute(0, 2, 3, 1).numpy(), replace(REST, y=3, x=5), 50)
     assert frames.shape == (1, 3, 32, 32) and frames_needed(photo, 228) == 1
     codes = photo.frames()[0, :, 3:35, 5:37]
     assert (frames[0] - srgb_to_linear(codes / 255)).abs().max() < 0.005 and len(frames.unique()) > 2 * len(
         codes.unique()
     )  # light between the 8-bit levels
-
-
-REST = {"start_frame": 0, "y": 0, "x": 0, "size": 32, "symmetry": 0, "speed": 0.0, "seed": 7}
 
 
 @pytest.mark.parametrize("raw", [False, True])
@@ -327,31 +323,24 @@ def test_a_photograph_filmed_by_a_hand_moves_and_says_how_fast(footage, tmp_path
     clips = find_clips(tmp_path / "footage").clips
     clip = next(clip for clip in clips if clip.name == ("camera" if raw else "photo"))
     assert clip.shake == (Shake(3, 2, 0.01) if raw else Shake(3, 1, 0.0))
-    plan = [
-        scene for scene in plan_scenes(clips, {split: 12 for split in SPLITS}, SIZES, SHARES, 228, seed=1)
-    ]
-    speeds = [scene["speed"] for scene in plan if scene["clip"] == clip.name]
-    assert 0 <= min(speeds) < 1 < max(speeds) <= 3 and all(
-        scene["speed"] == 0 for scene in plan if scene["clip"] not in ("photo", "camera")
-    )
-    plan = [
-        scene | {"row": row, "split": "test"}
-        for row, scene in enumerate(
-            sorted((s for s in plan if s["clip"] == clip.name), key=lambda s: s["speed"])
-        )
-    ]
+    plan = plan_scenes(clips, dict.fromkeys(SPLITS, 12), SIZES, SHARES, 228, seed=1)
+    speeds = [scene.speed for scene in plan if scene.clip == clip.name]
+    assert 0 <= min(speeds) < 1 < max(speeds) <= 3
+    assert all(scene.speed == 0 for scene in plan if scene.clip not in ("photo", "camera"))
+    mine = sorted((scene for scene in plan if scene.clip == clip.name), key=lambda scene: scene.speed)
+    plan = [replace(scene, row=row, split="test") for row, scene in enumerate(mine)]
     build_scenes(clips, plan, tmp_path / "scenes", 228)
     store = SceneStore(tmp_path / "scenes", "test")
     motion = [float(row["motion"]) for row in store.table]
     assert (
         store.scene(0).codes.dtype == np.uint8
         and len(store.scene(0).codes) == 228
-        and np.corrcoef([s["speed"] for s in plan], motion)[0, 1] > 0.6
+        and np.corrcoef([scene.speed for scene in plan], motion)[0, 1] > 0.6
     )
     last = plan[-1]
     photo = raw_light(clip.raw()) if raw else srgb_to_linear(clip.frames()[0] / 255)
     if not raw:
-        photo = to_camera(photo[None], random_colour(1, generator(last["seed"])))[0]
+        photo = to_camera(photo[None], random_colour(1, generator(last.seed)))[0]
     light = store.light(torch.tensor([len(plan) - 1]))
     assert abs(
         Simulator().target(light).mean() - photo.mean()

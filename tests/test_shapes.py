@@ -44,6 +44,7 @@ def travel(folder):
     "Footage to scenes, scenes to losses, and a comparison of two policies."
     from debir_nb.core import generator
     from debir_nb.light.footage import find_clips
+    from debir_nb.light.sensor import EqualBrightness
     from debir_nb.light.simulator import Simulator
     from debir_nb.policies.baenet import BAENet
     from debir_nb.policies.rules import bracket
@@ -56,7 +57,7 @@ def travel(folder):
     from debir_nb.scoring.search import candidate_errors, candidates
     from debir_nb.training.losses import debir_loss, draw_scenes, pretraining_loss, warm_up_loss
 
-    draws, simulator = generator(0), Simulator(jitter=True)
+    draws, simulator = generator(0), Simulator(EqualBrightness(jitter=True))
     film_clips(folder / "clips", draws)
     clips = find_clips(folder / "clips").clips
     plan = plan_scenes(
@@ -106,7 +107,7 @@ def calibrate():
     from debir_nb.core import generator
     from debir_nb.light.calibration import gain_noise, photon_transfer
     from debir_nb.light.degradation import add_noise
-    from debir_nb.light.simulator import Simulator
+    from debir_nb.light.sensor import EqualBrightness
 
     draws, noise = generator(0), (torch.full((3,), 1e-3), torch.full((3,), 1e-5))
     flats, darks = (
@@ -114,7 +115,7 @@ def calibrate():
         add_noise(torch.zeros(3, 4, 32, 32), *noise, draws),
     )
     fit = photon_transfer(flats, darks, step=1e-6).pooled
-    Simulator(noise=gain_noise(torch.ones(1, dtype=torch.float64), fit.shot[None], fit.read[None])).noise(
+    EqualBrightness(gain_noise(torch.ones(1, dtype=torch.float64), fit.shot[None], fit.read[None])).noise(
         torch.ones(2, 4)
     )
 
@@ -148,7 +149,7 @@ def main():
     with install_import_hook("debir_nb", "beartype.beartype"):
         import debir_nb
 
-        for module in pkgutil.iter_modules(debir_nb.__path__, "debir_nb."):
+        for module in pkgutil.walk_packages(debir_nb.__path__, "debir_nb."):
             importlib.import_module(module.name)
     with tempfile.TemporaryDirectory() as folder:
         travel(Path(folder))

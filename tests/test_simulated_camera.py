@@ -27,6 +27,7 @@ from debir_nb.core import FRAME_GAP, FRAME_TIME, PREVIEW_GAP, PREVIEW_TIME, T_MI
 from debir_nb.light.degradation import iso_noise
 from debir_nb.light.dng import normalise
 from debir_nb.light.raw import random_colour
+from debir_nb.light.sensor import EqualBrightness
 from debir_nb.light.simulator import Simulator, collect, mean_radiance
 from debir_nb.policies.rules import bracket
 from debir_nb.scenes.store import StoredLight, StoredScene, block_sums, encode_scene
@@ -106,7 +107,7 @@ def test_previews_and_burst_lie_as_in_the_simulator():
     shots = [Shot(t, 600 * PREVIEW_TIME / t) for t in bracket(4).exposures.tolist()]
     with camera:
         frames = [camera.preview(Shot(PREVIEW_TIME, 600)) for _ in range(2)] + list(camera.burst(shots))
-    simulator = Simulator(noise=silent)
+    simulator = Simulator(EqualBrightness(silent))
     expected = torch.cat(
         [
             *simulator.previews(light, gain, generator(0)),

@@ -8,6 +8,7 @@ import torch
 
 from debir_nb.core import BURST_START, FRAME_GAP, FRAME_TIME, budget, generator
 from debir_nb.light.raw import sample_cfa
+from debir_nb.light.sensor import EqualBrightness
 from debir_nb.light.simulator import (
     Light,
     LightInMemory,
@@ -20,7 +21,7 @@ from debir_nb.light.simulator import (
 )
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "simulator_published.npz"
-SILENT = Simulator(noise=lambda gain: (0 * gain, 0 * gain))
+SILENT = Simulator(EqualBrightness(lambda gain: (0 * gain, 0 * gain)))
 
 
 def random_scene(n_ticks=228, channels=4, size=4, batch=1, seed=0):
@@ -174,7 +175,7 @@ def test_footage_blur_is_accounted_for(frame_exposure):
 def test_noise_of_a_burst_follows_its_model():
     radiance = torch.full((1, 228, 4, 64, 64), 0.4, dtype=torch.float64)
     t = torch.tensor([[16.0, 24, 32, 56]], dtype=torch.float64) * FRAME_TIME
-    simulator = Simulator(noise=lambda gain: (1e-5 * gain, 1e-9 * gain**2))
+    simulator = Simulator(EqualBrightness(lambda gain: (1e-5 * gain, 1e-9 * gain**2)))
     burst = simulator.burst(collect(radiance), t, torch.tensor([600.0], dtype=torch.float64), generator(1))
     gains = 600 * 16 / (t[0] / FRAME_TIME)
     want = (1e-5 * gains * 0.4 + 1e-9 * gains**2).sqrt()
@@ -201,11 +202,12 @@ def test_budget_of_ticks():
 def test_same_generator_same_burst_and_batch_does_not_matter():
     light, t = collect(random_scene(228, batch=1).float()), torch.full((1, 4), 20 * FRAME_TIME)
     a, b = (
-        Simulator(jitter=True).burst(light, t, torch.tensor([600.0]), generator(0)).frames for _ in range(2)
+        Simulator(EqualBrightness(jitter=True)).burst(light, t, torch.tensor([600.0]), generator(0)).frames
+        for _ in range(2)
     )
     assert torch.equal(a, b)
     assert not torch.equal(
-        a, Simulator(jitter=True).burst(light, t, torch.tensor([600.0]), generator(1)).frames
+        a, Simulator(EqualBrightness(jitter=True)).burst(light, t, torch.tensor([600.0]), generator(1)).frames
     )
 
 

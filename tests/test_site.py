@@ -1,20 +1,29 @@
-"The pages of `make docs`: built without a warning, no link that leads nowhere and, in a browser, everything in its place on a phone and on a screen."
+"The pages of `make docs`: built without a warning, no link that leads nowhere, outputs and pictures of the released run, and, in a browser, everything in its place on a phone and on a screen."
 
 import functools
 import http.server
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
+from hashlib import md5
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
+from PIL import Image
+from test_house import MODULES, NOTEBOOKS, RUN_BY_DVC, WINGS
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "docs"))
+
+import pictures  # noqa: E402
+import sources  # noqa: E402
+
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -100,17 +109,76 @@ def pages(site):
     return {path: Page(path) for path in sorted(site.rglob("*.html")) if "_static" not in path.parts}
 
 
+def page_of(path):
+    "The page of a notebook or module, without its suffix."
+    if path in MODULES:
+        return f"api/{path.relative_to(ROOT / 'debir_nb').with_suffix('').as_posix()}"
+    name = path.relative_to(ROOT / "nbs").with_suffix("").as_posix()
+    return "story" if name == "index" else name
+
+
+def article(site, page):
+    "What a page says, without the navigation around it."
+    text = (site / f"{page}.html").read_text(encoding="utf-8")
+    return text.split("<article")[1].split("</article")[0]
+
+
 def test_every_notebook_and_module_has_a_page(site):
-    notebooks = {
-        path.relative_to(ROOT / "nbs").with_suffix("").as_posix()
-        for path in (ROOT / "nbs").rglob("[!_.]*.ipynb")
-        if ".ipynb_checkpoints" not in path.parts
-    }
-    modules = {f"api/{path.stem}" for path in (ROOT / "debir_nb").glob("[!_]*.py")}
+    wanted = {page_of(path) for path in [*NOTEBOOKS, *MODULES]}
     there = {path.relative_to(site).with_suffix("").as_posix() for path in pages(site)}
-    assert notebooks | modules <= there
     menu = {urldefrag(link)[0].removesuffix(".html") for link in Page(site / "index.html").links}
-    assert notebooks | modules <= menu | {"index"}, "the navigation leaves some out"
+    assert wanted <= there and wanted <= menu, "the navigation leaves some out"
+    assert [wing for wing in sources.WINGS if wing and "/" not in wing] == WINGS
+
+
+def test_the_gallery_shows_every_notebook_that_has_a_picture(site):
+    shown = re.findall(
+        r'href="([^"]+)\.html"><img alt="([^"]+)" src="(_images/[^"]+)"', article(site, "index")
+    )
+    notebooks = {page_of(path): json.loads(path.read_text(encoding="utf-8")) for path in NOTEBOOKS}
+    committed = {page for page, notebook in notebooks.items() if sources.pictures(notebook)} - {"story"}
+    assert committed <= {page for page, *_ in shown} and len(shown) == len({*shown})
+    for page, title, picture in shown:
+        with Image.open(site / picture) as image:
+            assert image.size == (360, 240) and title == sources.heading(notebooks[page])
+
+
+def test_pages_of_stages_and_results_show_what_was_run_or_say_that_nothing_was(site):
+    copies = sources.executed()
+    run = {page_of(path) for path in RUN_BY_DVC if sources.copy_of(path, copies)}
+    assert {"results/10_results", "results/20_tables", "stages/20_pretrain"} <= run or not copies
+    for path in RUN_BY_DVC:
+        text = article(site, page_of(path))
+        assert ("cell_output" in text) == (page_of(path) in run) != ("This page shows no outputs" in text)
+
+
+def test_outputs_find_their_cells():
+    cell = {"cell_type": "code", "metadata": {}, "outputs": [], "source": ""}
+    notebook = {"cells": [cell | {"id": "a", "metadata": {"tags": ["parameters"]}}, cell | {"id": "b"}]}
+    given = cell | {"id": "x", "metadata": {"tags": ["injected-parameters"]}, "source": "steps = 2"}
+    old = cell | {"id": "gone", "outputs": [{"text": "no longer there"}]}
+    copy = {"cells": [cell | {"id": "b", "outputs": [{"text": "two"}]}, old, given]}
+    shown = sources.with_outputs(notebook, copy)["cells"]
+    assert [(c["id"], c["outputs"]) for c in shown] == [("a", []), ("x", []), ("b", [{"text": "two"}])]
+
+
+def test_the_pictures_are_those_of_the_released_run():
+    "Each says in its comment of which one it was made; all of them together are small."
+    released = dict(pictures.found(sources.executed()))
+    for file, picture in released.items():
+        with Image.open(ROOT / "results" / file) as image:
+            assert image.info["comment"].decode() == md5(picture).hexdigest(), "python docs/pictures.py"
+    sizes = [path.stat().st_size for path in (ROOT / "results").glob("*.jpg")]
+    assert len(sizes) == len(released) + 1 and sum(sizes) < 500_000  # and the README's
+
+
+def test_pictures_say_what_there_is_to_see(site):
+    "Where a caption stands below them; a hash is no description."
+    words = [
+        re.search(r'alt="([^"]*)"', image)[1]
+        for image in re.findall("<img[^>]+>", article(site, "results/10_results"))
+    ]
+    assert len(words) >= 3 and all(len(each.split()) > 5 for each in words)
 
 
 def test_no_link_leads_nowhere(site):
@@ -127,26 +195,38 @@ def test_no_link_leads_nowhere(site):
 
 
 def test_a_definition_has_types_shapes_and_units(site):
-    text = re.sub(
-        r"\s+", " ", re.sub(r"<[^>]+>", "", (site / "api" / "policies.html").read_text(encoding="utf-8"))
-    )
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", article(site, "api/policies/protocol")))
     assert "motion (Float[Tensor, 'b']) – m_p, px" in text and "Returns: t_i, s" in text
-    assert "FRAME_TIME" in (site / "api" / "core.html").read_text(encoding="utf-8")
+    assert "FRAME_TIME" in article(site, "api/core")
+
+
+def test_a_comment_on_the_line_above_is_read_too():
+    "Long ones stand there; without it, the pages and the house would not agree about what is documented."
+    from fastcore.docments import docments
+
+    from debir_nb.cameras.files import restore_folder
+
+    assert "[0, 1]" in docments(restore_folder)["return"]
 
 
 def test_names_in_the_text_are_links(site):
-    "policies/20_rules names other notebooks, and cameras/20_simulated names a class."
-    article = (
-        (site / "policies/20_rules.html")
-        .read_text(encoding="utf-8")
-        .split("<article")[1]
-        .split("</article")[0]
-    )
-    assert 'href="policies/25_metering.html"' in article and 'href="policies/20_rules.html"' not in article
-    assert (
-        "api/scenes/store.html#debir_nb.scenes.store.SceneStore"
-        in Page(site / "cameras/20_simulated.html").links
-    )
+    "policies/20_rules names other notebooks, cameras/20_simulated names a class, and lessons name their neighbours."
+    text = article(site, "policies/20_rules")
+    assert 'href="25_metering.html"' in text and 'href="20_rules.html"' not in text
+    store = "../api/scenes/store.html#debir_nb.scenes.store.SceneStore"
+    assert store in Page(site / "cameras/20_simulated.html").links
+    assert 'href="02_differentiating_through_a_shutter.html"' in article(site, "course/01_light_and_noise")
+    assert 'href="story.html"' in article(site, "readme") and 'href="readme.html"' in article(site, "story")
+
+
+def test_every_name_of_a_notebook_is_a_link(site):
+    known = {page_of(path) for path in NOTEBOOKS}
+    for page in known:
+        for text in re.findall(
+            r'(?<!">)<code[^>]*><span class="pre">([\w/.]+)</span></code>(?!</a>)', article(site, page)
+        ):
+            name = text.removeprefix("nbs/").removesuffix(".ipynb")
+            assert name not in known - {page}, f"{page} names {name}"
 
 
 @pytest.mark.browser
@@ -191,7 +271,7 @@ def test_every_page_is_complete_and_readable(site, address, browser):
 @pytest.mark.browser
 def test_a_formula_is_drawn_with_fonts_that_are_there(address, browser):
     page = browser.new_page()
-    page.goto(f"{address}/13_policies.html")
+    page.goto(f"{address}/policies/20_rules.html")
     page.evaluate("() => MathJax.startup.promise")
     page.evaluate("() => document.fonts.ready")
     assert (

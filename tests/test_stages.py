@@ -14,6 +14,7 @@ import torch
 
 from debir_nb.core import FRAME_TIME, T_MAX, T_MIN, budget, generator
 from debir_nb.light.footage import find_clips
+from debir_nb.light.sensor import EqualBrightness
 from debir_nb.light.simulator import Simulator, collect
 from debir_nb.policies.baenet import BAENet
 from debir_nb.policies.protocol import observe
@@ -212,7 +213,9 @@ def test_debir_loss_reports_exposures_in_ticks(stores):
 
 def test_pretraining_loss_moves_the_restorer(stores):
     restorer = MeanRestorer()
-    loss, _ = pretraining_loss(restorer, stores["restore"], Simulator(jitter=True), 4, 3, generator(0))
+    loss, _ = pretraining_loss(
+        restorer, stores["restore"], Simulator(EqualBrightness(jitter=True)), 4, 3, generator(0)
+    )
     loss.backward()
     assert loss > 0 and restorer.brightness.grad.abs() > 0
 
@@ -330,7 +333,7 @@ def losses_in_double(folder, out):
     """
     stores, simulator, in_single = (
         {split: SceneStore(folder, split) for split in ("restore", "baenet")},
-        Simulator(jitter=True),
+        Simulator(EqualBrightness(jitter=True)),
         StoredLight.sums,
     )
     torch.manual_seed(0)

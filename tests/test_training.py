@@ -27,7 +27,7 @@ def network():
     return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
 
 
-def loss_fn(model, generator):
+def loss_fn(model, generator, step):
     x = torch.randn(16, 3, generator=generator)
     return ((model(x) - x.sum(1, keepdim=True)) ** 2).mean(), {"x": x.mean().item()}
 
@@ -50,9 +50,9 @@ import os, signal, sys, torch
 sys.path.insert(0, sys.argv[1])
 from test_training import SETTINGS, fit, loss_fn, network
 calls = iter(range(1000))
-def deadly(model, generator):
+def deadly(model, generator, step):
     if next(calls) == 17: os.kill(os.getpid(), signal.SIGKILL)  # after the checkpoint at 12
-    return loss_fn(model, generator)
+    return loss_fn(model, generator, step)
 torch.set_num_threads(1)
 fit(network(), deadly, out=sys.argv[2], live=sys.argv[2] + "/live", **SETTINGS)
 """
@@ -93,9 +93,9 @@ from accelerate import notebook_launcher
 from test_training import SETTINGS, fit, network, save_weights, shared_loss
 def stage(out, deadly):
     calls = iter(range(1000))
-    def loss_fn(model, generator):
+    def loss_fn(model, generator, step):
         if deadly and next(calls) == 17: os.kill(os.getpid(), signal.SIGKILL)  # after the checkpoint at 12
-        return shared_loss(model, generator)
+        return shared_loss(model, generator, step)
     torch.set_num_threads(1)
     model = network()
     fit(model, loss_fn, out=out, live=out + "/live", **SETTINGS)
@@ -104,7 +104,7 @@ notebook_launcher(stage, (sys.argv[2], sys.argv[3] == "deadly"), num_processes=i
 """
 
 
-def shared_loss(model, generator):
+def shared_loss(model, generator, step):
     """Sixteen draws; the network, with its dropout and its statistics, sees all of them, and a process
     answers for its own.
     """
@@ -199,7 +199,7 @@ def test_a_compiled_model_trains_as_a_plain_one(tmp_path, monkeypatch, accelerat
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_on_a_gpu_the_loss_falls(tmp_path):
-    def on_gpu(model, generator):
+    def on_gpu(model, generator, step):
         x = torch.randn(64, 3, generator=generator).to(next(model.parameters()).device)
         return ((model(x) - x.sum(1, keepdim=True)) ** 2).mean(), {}
 
@@ -233,8 +233,8 @@ def test_mode_and_frozen_parameters_are_left_alone(tmp_path):
 def test_rows_are_means_over_their_steps_and_the_last_may_be_short(tmp_path):
     seen = []
 
-    def record(model, generator):
-        loss, report = loss_fn(model, generator)
+    def record(model, generator, step):
+        loss, report = loss_fn(model, generator, step)
         seen.append(loss.item())
         return loss, report
 
@@ -252,7 +252,10 @@ def test_clipping_limits_the_gradient_that_the_optimiser_sees(tmp_path):
         lambda *_: norms.append(math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters())))
     )
     history = fit(
-        model, lambda m, g: (1000 * loss_fn(m, g)[0], {}), out=tmp_path, **SETTINGS | dict(every=1, clip=0.01)
+        model,
+        lambda m, g, step: (1000 * loss_fn(m, g, step)[0], {}),
+        out=tmp_path,
+        **SETTINGS | dict(every=1, clip=0.01),
     )
     handle.remove()
     assert len(norms) == 24 and max(norms) == pytest.approx(0.01, rel=1e-3)
@@ -262,10 +265,10 @@ def test_clipping_limits_the_gradient_that_the_optimiser_sees(tmp_path):
 def leave_checkpoint(out, build=network, **kwargs):
     calls = iter(range(1000))
 
-    def dies(model, generator):
+    def dies(model, generator, step):
         if next(calls) == 13:
             raise KeyboardInterrupt
-        return loss_fn(model, generator)
+        return loss_fn(model, generator, step)
 
     with pytest.raises(KeyboardInterrupt):
         fit(build(), dies, out=out, **SETTINGS | kwargs)
@@ -333,7 +336,7 @@ def test_loss_that_is_not_finite_names_the_step_and_spares_the_checkpoint(tmp_pa
     with pytest.raises(ValueError, match=f"step 7 of warm-up: the loss is {bad}"):
         fit(
             model,
-            lambda m, g: (loss_fn(m, g)[0] * (bad if next(calls) == 7 else 1), {}),
+            lambda m, g, step: (loss_fn(m, g, step)[0] * (bad if next(calls) == 7 else 1), {}),
             out=tmp_path,
             description="warm-up",
             **SETTINGS,
@@ -346,7 +349,7 @@ def test_gradient_that_is_not_finite_names_the_step_and_spares_the_weights(tmp_p
     model = nn.Linear(3, 1)
     before = model.weight.clone()
     with pytest.raises(ValueError, match="step 0 of training: the gradient's norm is (nan|inf)"):
-        fit(model, lambda m, g: ((m(torch.zeros(1, 3)) * 0).sum().sqrt(), {}), out=tmp_path, **SETTINGS)
+        fit(model, lambda m, g, step: ((m(torch.zeros(1, 3)) * 0).sum().sqrt(), {}), out=tmp_path, **SETTINGS)
     assert torch.equal(before, model.weight)
 
 
@@ -369,9 +372,9 @@ def test_settings_out_of_range(tmp_path, change, message):
 @pytest.mark.parametrize(
     "bad, message",
     [
-        (lambda m, g: (m(torch.ones(2, 3)), {}), r"loss has shape \(2, 1\)"),
-        (lambda m, g: (torch.ones(()), {}), "requires_grad=False"),
-        (lambda m, g: (m(torch.ones(2, 3)).mean(), {"lr": 1.0}), "reports {'lr'}"),
+        (lambda m, g, step: (m(torch.ones(2, 3)), {}), r"loss has shape \(2, 1\)"),
+        (lambda m, g, step: (torch.ones(()), {}), "requires_grad=False"),
+        (lambda m, g, step: (m(torch.ones(2, 3)).mean(), {"lr": 1.0}), "reports {'lr'}"),
     ],
 )
 def test_loss_functions_that_cannot_be_trained_on(tmp_path, bad, message):

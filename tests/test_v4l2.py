@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from v4l2_kernel import FakeVideo, pack
 
-from debir_nb import v4l2
+from debir_nb.cameras import v4l2
 from debir_nb.cameras.protocol import (
     CameraBusy,
     CameraError,

@@ -24,9 +24,10 @@ from ..disk import atomic
 from ..light.dng import RawPhoto, dng_colour, normalise, read_raw, to_counts, write_dng
 from ..light.footage import RAWS, natural
 from ..light.raw import develop
-from ..light.simulator import Burst
-from ..restorers.burstormer import Burstormer
+from ..light.sensor import Burst
+from ..light.simulator import timeline
 from ..restorers.full_size import restore_full_size
+from ..restorers.protocol import RestorerNet
 
 # %% ../../nbs/cameras/50_files.ipynb #05-34-restore-files
 def write_photo(
@@ -166,30 +167,26 @@ def to_burst(
     photos: Sequence[RawPhoto],  # of one burst, the reference first
     noise: Callable | None = None,  # gain -> (shot, read), of this camera; None: each file's NoiseProfile
 ) -> Burst:  # of equal brightness (b = 1), what the restorer takes
-    """Packed linear RAW of a burst and its noise (paper, Eqs. 1 and 5). `ValueError` when the noise is not
-    known.
+    """Packed linear RAW of a burst and its noise (paper, Eqs. 1 and 5); the frames are taken to follow each
+    other as the paper's do. `ValueError` when the noise is not known.
     """
-    frames, spread = [], []
-    for photo, d in zip(photos, digital_gains(photos)):
-        (shot, read), signal = file_noise(photo, noise), normalise(from_red(photo))
-        frames.append((d * signal).clamp(0, 1))
-        spread.append(d * (read + shot * signal.mean().item()) ** 0.5)
-    return Burst(torch.stack(frames)[None], torch.tensor([spread]))
+    gains = torch.tensor(digital_gains(photos))
+    shot, read = torch.tensor([file_noise(photo, noise) for photo in photos]).unbind(1)
+    frames = [(d * normalise(from_red(photo))).clamp(0, 1) for photo, d in zip(photos, gains)]
+    start, stop = timeline(torch.tensor([[float(photo.exposure) for photo in photos]]))
+    return Burst(torch.stack(frames)[None], (gains * shot)[None], (gains**2 * read)[None], start, stop)
 
 # %% ../../nbs/cameras/50_files.ipynb #18-34-restore-files
 def restore_photos(
     photos: Sequence[RawPhoto],  # of one burst, the reference first
-    restorer: Burstormer,  # in evaluation mode
+    restorer: RestorerNet,  # in evaluation mode
     noise: Callable | None = None,  # gain -> (shot, read), of this camera; None: each file's NoiseProfile
     memory: float = 2e9,  # bytes that a tile may take
 ) -> Float[Tensor, "1 4 h w"]:  # packed linear RAW in [0, 1]: frame 1, restored
     """Restore one burst of any size. `ValueError` when the number of frames is not the restorer's, or their
     noise is not known.
     """
-    if len(photos) != restorer.n_frames:
-        raise ValueError(f"the burst has {len(photos)} frames, this restorer takes {restorer.n_frames}")
-    burst = to_burst(photos, noise)
-    return restore_full_size(restorer, burst.frames, burst.noise_std, memory).clamp(0, 1)
+    return restore_full_size(restorer, to_burst(photos, noise), memory).clamp(0, 1)
 
 # %% ../../nbs/cameras/50_files.ipynb #20-34-restore-files
 UPRIGHT = {
@@ -239,7 +236,7 @@ def save_restored(
 # %% ../../nbs/cameras/50_files.ipynb #22-34-restore-files
 def restore_folder(
     folder: str | os.PathLike,  # RAW files of one burst
-    restorer: Burstormer,  # in evaluation mode
+    restorer: RestorerNet,  # in evaluation mode
     noise: Callable | None = None,  # gain -> (shot, read), of this camera; None: each file's NoiseProfile
     memory: float = 2e9,  # bytes that a tile may take
     # packed linear RAW in [0, 1], and the reference as it was read

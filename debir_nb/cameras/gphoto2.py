@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPEEDS', 'FORMATS', 'PROGRAMS', 'AUTO_ISO', 'seconds', 'ticks', 'sensitivity', 'raw_choice', 'find_cameras', 'Dial',
-           'GPhoto2Camera', 'open_camera']
+           'Dials', 'GPhoto2Camera', 'open_camera']
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #02-32-gphoto2
 import contextlib
@@ -33,12 +33,12 @@ from debir_nb.cameras.protocol import (
     Steps,
 )
 from ..core import optional
-from ..light.dng import read_raw
+from ..light.dng import RawPhoto, read_raw
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #05-32-gphoto2
 def seconds(
     text: str,  # one choice of a shutter speed control
-) -> Fraction | None:  # exposure time, s; None where the text is no time
+) -> Fraction | None:  # exposure time, s; None where the text is not a time
     "Exposure time that a dial shows, in the spellings of libgphoto2's drivers."
     found = re.fullmatch(r'(\d+\.?\d*)(?:/(\d+\.?\d*))?\s*(?:s|")?', text.strip())
     if not found:
@@ -49,7 +49,7 @@ def seconds(
 # %% ../../nbs/cameras/30_gphoto2.ipynb #06-32-gphoto2
 def ticks(
     text: str,  # one choice of the standard's bare exposure property, 500d
-) -> Fraction | None:  # exposure time, s; None where the text is no number
+) -> Fraction | None:  # exposure time, s; None where the text is not a number
     "Exposure time in PTP's own unit of 0.1 ms (ISO 15740, ExposureTime)."
     return Fraction(int(text), 10_000) if text.isdigit() and int(text) else None
 
@@ -71,18 +71,13 @@ AUTO_ISO = ("isoauto", "autoiso")  # Nikon's switches
 def raw_choice(
     choices: Sequence[str],  # of a format control
 ) -> str | None:  # the one that writes RAW, alone if possible; None where there is none
-    "Pick the full-size RAW format; Canon's sRAW and mRAW are no mosaics."
-    fit = [
-        text
-        for text in choices
-        if re.search(r"(?<![a-z])(raw|nef)", text, re.IGNORECASE)
-        and not re.search("[sm]raw", text, re.IGNORECASE)
-    ]
-    return min(
-        fit,
-        key=lambda text: (bool(re.search(r"[+&]|jpe?g|heif", text, re.IGNORECASE)), len(text)),
-        default=None,
-    )
+    "Pick the full-size RAW format; Canon's sRAW and mRAW are not mosaics."
+
+    def has(words, text):
+        return re.search(words, text, re.IGNORECASE) is not None
+
+    fit = [text for text in choices if has(r"(?<![a-z])(raw|nef)", text) and not has("[sm]raw", text)]
+    return min(fit, key=lambda text: (has(r"[+&]|jpe?g|heif", text), len(text)), default=None)
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #14-32-gphoto2
 def _library():  # the package
@@ -110,11 +105,9 @@ def _choices(
 ) -> list[str]:  # empty where there is no such control, or nothing to choose
     "What a control offers."
     gp, widget = _library(), _widget(camera, name)
-    return (
-        list(widget.get_choices())
-        if widget is not None and widget.get_type() in (gp.GP_WIDGET_RADIO, gp.GP_WIDGET_MENU)
-        else []
-    )
+    if widget is None or widget.get_type() not in (gp.GP_WIDGET_RADIO, gp.GP_WIDGET_MENU):
+        return []
+    return list(widget.get_choices())
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #17-32-gphoto2
 def _set(
@@ -173,6 +166,20 @@ def find_cameras() -> dict[str, str]:  # address -> model; empty where there are
     return {f"gphoto2:{found.get_value(i)}": found.get_name(i) for i in range(found.count())}
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #23-32-gphoto2
+def _unopened(
+    model: str,  # as libgphoto2 calls it
+    port: str,  # as libgphoto2 writes it: usb:001,004 or ptpip:HOST:PORT:PORT
+):  # a gphoto2.Camera that is not initialised
+    "A camera of a known model at a port."
+    gp = _library()
+    models, ports, camera = gp.CameraAbilitiesList(), gp.PortInfoList(), gp.Camera()
+    models.load()
+    ports.load()
+    camera.set_abilities(models[models.lookup_model(model)])
+    camera.set_port_info(ports[ports.lookup_path(port)])
+    return camera
+
+# %% ../../nbs/cameras/30_gphoto2.ipynb #23b-32-gphoto2
 def _connect(
     port: str,  # as libgphoto2 writes it: usb:001,004 or ptpip:HOST:PORT:PORT
 ):  # an initialised gphoto2.Camera
@@ -180,29 +187,18 @@ def _connect(
     gp, address = _library(), f"gphoto2:{port}"
     model = "PTP/IP Camera" if port.startswith("ptpip:") else find_cameras().get(address)
     if model is None:
-        raise NoCamera(
-            f"there is no camera at {address}: plug it in and switch it on. Found:"
-            f" {', '.join(find_cameras()) or 'none'}"
-        )
-    models, ports, camera = gp.CameraAbilitiesList(), gp.PortInfoList(), gp.Camera()
-    models.load(), ports.load()
-    (
-        camera.set_abilities(models[models.lookup_model(model)]),
-        camera.set_port_info(ports[ports.lookup_path(port)]),
-    )
+        found = ", ".join(find_cameras()) or "none"
+        raise NoCamera(f"there is no camera at {address}: plug it in and switch it on. Found: {found}")
+    camera = _unopened(model, port)
+    absent = gp.GP_ERROR_IO, gp.GP_ERROR_IO_USB_FIND, gp.GP_ERROR_MODEL_NOT_FOUND, gp.GP_ERROR_TIMEOUT
     try:
         camera.init()
     except gp.GPhoto2Error as error:
-        if error.code in (
-            gp.GP_ERROR_IO,
-            gp.GP_ERROR_IO_USB_FIND,
-            gp.GP_ERROR_MODEL_NOT_FOUND,
-            gp.GP_ERROR_TIMEOUT,
-        ):
+        if error.code in absent:
             raise NoCamera(f"nobody answers at {address} ({error}): is the camera on?") from error
         raise CameraBusy(
             f"{address} lets nobody in ({error}): another program holds it, perhaps the desktop's photo"
-            " import; close that"
+            " import; close that program"
         ) from error
     return camera
 
@@ -224,6 +220,34 @@ def _release(
         os.close(kept)
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #27-32-gphoto2
+def _expose_by_hand(
+    camera,  # a gphoto2.Camera
+    name: str,  # of its control of the exposure program
+) -> None:
+    "Switch to manual exposure. `ExposureRefused` when only a hand can do it."
+    widget = _widget(camera, name)
+    manual = next((text for text in _choices(camera, name) if text in ("M", "Manual")), None)
+    if widget is None or widget.get_value() == manual:
+        return
+    if manual is None or widget.get_readonly() or _set(camera, name, manual) != manual:
+        raise ExposureRefused(
+            f"the camera exposes by itself ({name} is {widget.get_value()}): turn its dial to M"
+        )
+
+# %% ../../nbs/cameras/30_gphoto2.ipynb #27b-32-gphoto2
+def _write_raw(
+    camera,  # a gphoto2.Camera
+    name: str,  # of its control of the format
+) -> None:
+    "Choose RAW. `NoRaw` when the camera has none, or stays at another format."
+    choices = _choices(camera, name)
+    raw = raw_choice(choices)
+    if choices and raw is None:
+        raise NoRaw(f"the camera writes no RAW: {name} offers {', '.join(choices)}")
+    if choices and _set(camera, name, raw) != raw:
+        raise NoRaw(f"the camera stays at another format than {raw}: choose RAW in its menu")
+
+# %% ../../nbs/cameras/30_gphoto2.ipynb #27c-32-gphoto2
 def _take_over(
     camera,  # a gphoto2.Camera
 ) -> None:
@@ -231,25 +255,12 @@ def _take_over(
     cannot be had.
     """
     for name in PROGRAMS:
-        manual = next((text for text in _choices(camera, name) if text in ("M", "Manual")), None)
-        widget = _widget(camera, name)
-        if (
-            widget is not None
-            and widget.get_value() != manual
-            and (manual is None or widget.get_readonly() or _set(camera, name, manual) != manual)
-        ):
-            raise ExposureRefused(
-                f"the camera exposes by itself ({name} is {widget.get_value()}): turn its dial to M"
-            )
+        _expose_by_hand(camera, name)
     for name in AUTO_ISO:
         if "Off" in _choices(camera, name) and _set(camera, name, "Off") != "Off":
             raise ExposureRefused(f"the camera sets its ISO by itself ({name}): switch that off in its menu")
     for name in FORMATS:
-        if choices := _choices(camera, name):
-            if (raw := raw_choice(choices)) is None:
-                raise NoRaw(f"the camera writes no RAW: {name} offers {', '.join(choices)}")
-            if _set(camera, name, raw) != raw:
-                raise NoRaw(f"the camera stays at another format than {raw}: choose RAW in its menu")
+        _write_raw(camera, name)
     for text in {"Internal RAM", "sdram"}.intersection(_choices(camera, "capturetarget")):
         _set(camera, "capturetarget", text)
 
@@ -268,13 +279,8 @@ class Dial:
         wanted: float,  # s or 1
     ) -> Fraction | None:  # what it says afterwards
         "Turn to the choice nearest to `wanted`, and read back."
-        return self.read(
-            _set(
-                camera,
-                self.name,
-                self.texts[min(self.texts, key=lambda number: abs(number - Fraction(wanted)))],
-            )
-        )
+        nearest = min(self.texts, key=lambda number: abs(number - Fraction(wanted)))
+        return self.read(_set(camera, self.name, self.texts[nearest]))
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #29-32-gphoto2
 def _dial(
@@ -286,6 +292,44 @@ def _dial(
         texts = {number: text for text in _choices(camera, name) if (number := read(text))}
         if texts and not camera.get_single_config(name).get_readonly():
             return Dial(name, read, texts)
+
+# %% ../../nbs/cameras/30_gphoto2.ipynb #29b-32-gphoto2
+@dataclasses.dataclass(frozen=True)
+class Dials:
+    "What decides about an exposure: two controls of one camera."
+
+    time: Dial  # of the exposure, s
+    iso: Dial | None  # of the gain; None: the camera has no control of it
+
+    def set(
+        self,
+        camera,  # a gphoto2.Camera
+        shot: Shot,  # wanted
+        # exposure, s, and ISO that the dials show; None where they show no number
+    ) -> tuple[Fraction | None, float | None]:
+        "Turn the dials and read them back. `ExposureRefused` when the camera does not let us."
+        gp = _library()
+        try:
+            gain = self.iso.set(camera, shot.gain) if self.iso else None
+            return self.time.set(camera, shot.exposure), gain and float(100 * gain)
+        except gp.GPhoto2Error as error:
+            if error.code == gp.GP_ERROR_BAD_PARAMETERS:
+                raise ExposureRefused(
+                    f"the camera does not take {shot} ({error}): is its dial still at M?"
+                ) from error
+            raise
+
+# %% ../../nbs/cameras/30_gphoto2.ipynb #29c-32-gphoto2
+def _dials(
+    camera,  # a gphoto2.Camera
+) -> Dials:  # of that camera
+    "Find the controls of time and gain. `ExposureRefused` without one of time."
+    time, iso = _dial(camera, SPEEDS), _dial(camera, {"iso": sensitivity})
+    if time is None:
+        raise ExposureRefused(
+            "the camera has no exposure times to choose from: turn its dial to M, and away from Bulb"
+        )
+    return Dials(time, iso)
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #31-32-gphoto2
 def _trigger(
@@ -306,7 +350,7 @@ def _trigger(
 def _events(
     camera,  # a gphoto2.Camera
     deadline: float,  # of time.monotonic, s
-) -> Iterator[tuple]:  # (kind, data) of each event but timeouts
+) -> Iterator[tuple]:  # (kind, data) of each event except timeouts
     "What the camera reports until the deadline."
     gp = _library()
     while (left := deadline - time.monotonic()) > 0:
@@ -315,6 +359,16 @@ def _events(
             yield kind, data
         else:
             time.sleep(0.001)
+
+# %% ../../nbs/cameras/30_gphoto2.ipynb #32b-32-gphoto2
+def _settle(
+    camera,  # a gphoto2.Camera
+) -> None:
+    "Hear out what an earlier capture left behind."
+    gp = _library()
+    with _explained(camera, "before the burst"):
+        while camera.wait_for_event(1)[0] != gp.GP_EVENT_TIMEOUT:
+            pass
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #34-32-gphoto2
 def _download(
@@ -334,7 +388,7 @@ def _new_raw(
     camera,  # a gphoto2.Camera
     deadline: float,  # of time.monotonic, s
 ) -> tuple[bytes, str]:  # contents and suffix of the RAW file
-    """Wait for the picture that was triggered. `CaptureTimeout` when it does not come, `NoRaw` when it is no
+    """Wait for the picture that was triggered. `CaptureTimeout` when it does not come, `NoRaw` when it is not
     RAW.
     """
     gp, other = _library(), ""
@@ -353,6 +407,71 @@ def _new_raw(
     )
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #37-32-gphoto2
+def _capabilities(
+    camera,  # a gphoto2.Camera
+    dials: Dials,  # of that camera
+) -> Capabilities:  # but for pattern and depth, which only a frame tells
+    "What a camera can do."
+    model, gains = _widget(camera, "cameramodel"), dials.iso.texts if dials.iso else [1]
+    return Capabilities(
+        model.get_value() if model is not None else camera.get_abilities().model,
+        Steps(tuple(map(float, dials.time.texts))),
+        Steps(tuple(map(float, gains))),
+        pattern=None,
+        bits=16,
+        known_by="EXIF",
+        live=False,
+    )
+
+# %% ../../nbs/cameras/30_gphoto2.ipynb #37b-32-gphoto2
+def _understood(
+    data: bytes,  # a RAW file
+    exposure: Fraction | None,  # that the dial shows, s
+    iso: float | None,  # that the dial shows
+) -> tuple[RawPhoto, str]:  # with exposure and ISO, and how they are known
+    "A frame by the file's own account, and by the dials' where the file is silent. `NoRaw`, `CameraError`."
+    try:
+        photo = read_raw(data)
+    except ValueError as error:
+        raise NoRaw(f"the camera's file is of no use: {error}") from error
+    known_by = "EXIF" if photo.exposure and photo.iso else "read back"
+    photo = dataclasses.replace(photo, exposure=photo.exposure or exposure, iso=photo.iso or iso)
+    if not (photo.exposure and photo.iso):
+        raise CameraError(
+            "neither the file nor the camera's controls tell its exposure time and ISO: this camera"
+            " cannot be used"
+        )
+    return photo, known_by
+
+# %% ../../nbs/cameras/30_gphoto2.ipynb #37e-32-gphoto2
+def _learned(
+    capabilities: Capabilities,  # known so far
+    photo: RawPhoto,  # a frame
+    dials: Dials,  # of the camera
+) -> Capabilities:  # and what only a frame tells
+    "The mosaic, its depth, and the ISO of a camera that has no control of it."
+    gains = capabilities.gains if dials.iso else Steps((photo.iso / 100,))
+    bits = photo.white.bit_length()
+    return dataclasses.replace(capabilities, pattern=photo.pattern, bits=bits, gains=gains)
+
+# %% ../../nbs/cameras/30_gphoto2.ipynb #37c-32-gphoto2
+def _take(
+    camera,  # a gphoto2.Camera
+    dials: Dials,  # of that camera
+    shot: Shot,  # wanted
+    timeout: float,  # s beyond the exposure
+) -> RawFrame:  # with what was achieved
+    "One frame from dial to file."
+    with _explained(camera, "taking a frame"):
+        exposure, iso = dials.set(camera, shot)
+        deadline = time.monotonic() + float(exposure or shot.exposure) + timeout
+        _trigger(camera, deadline)
+        start = time.monotonic()
+        data, suffix = _new_raw(camera, deadline)
+    photo, known_by = _understood(data, exposure, iso)
+    return RawFrame(photo, known_by, start, data, suffix)
+
+# %% ../../nbs/cameras/30_gphoto2.ipynb #37d-32-gphoto2
 class GPhoto2Camera:
     """A PTP camera (USB or network) through libgphoto2. `ImportError` without the extra; errors of
     `debir_nb.cameras.protocol` otherwise.
@@ -371,30 +490,13 @@ class GPhoto2Camera:
         self._camera = _connect(self._port)
         try:
             with _explained(self._camera, "opening"):
-                self._prepare()
+                _take_over(self._camera)
+                self._dials = _dials(self._camera)
+                self.capabilities = _capabilities(self._camera, self._dials)
         except BaseException:
             self.__exit__()
             raise
         return self
-
-    def _prepare(self) -> None:
-        "Take over; find the dials."
-        _take_over(self._camera)
-        self._speed, self._iso = _dial(self._camera, SPEEDS), _dial(self._camera, {"iso": sensitivity})
-        if self._speed is None:
-            raise ExposureRefused(
-                "the camera has no exposure times to choose from: turn its dial to M, and away from Bulb"
-            )
-        model, gains = _widget(self._camera, "cameramodel"), self._iso.texts if self._iso else [1]
-        self.capabilities = Capabilities(
-            model.get_value() if model is not None else self._camera.get_abilities().model,
-            Steps(tuple(map(float, self._speed.texts))),
-            Steps(tuple(map(float, gains))),
-            pattern=None,
-            bits=16,
-            known_by="EXIF",
-            live=False,
-        )
 
     def __exit__(
         self,
@@ -404,59 +506,6 @@ class GPhoto2Camera:
         camera, self._camera = self._camera, None
         if camera is not None:
             _release(camera)
-
-    def _turn(
-        self,
-        shot: Shot,  # wanted
-        # exposure, s, and ISO that the dials show; None where they show no number
-    ) -> tuple[Fraction | None, float | None]:
-        "Set the dials and read them back. `ExposureRefused` when the camera does not let us."
-        gp = _library()
-        try:
-            gain = self._iso.set(self._camera, shot.gain) if self._iso else None
-            return self._speed.set(self._camera, shot.exposure), gain and float(100 * gain)
-        except gp.GPhoto2Error as error:
-            if error.code == gp.GP_ERROR_BAD_PARAMETERS:
-                raise ExposureRefused(
-                    f"the camera does not take {shot} ({error}): is its dial still at M?"
-                ) from error
-            raise
-
-    def _learn(
-        self,
-        photo,  # a RawPhoto
-    ) -> None:
-        "What only a frame tells: the mosaic, its depth, and the ISO of a camera that has no control of it."
-        gains = self.capabilities.gains if self._iso else Steps((photo.iso / 100,))
-        self.capabilities = dataclasses.replace(
-            self.capabilities, pattern=photo.pattern, bits=photo.white.bit_length(), gains=gains
-        )
-
-    def _take(
-        self,
-        shot: Shot,  # wanted
-        timeout: float,  # s beyond the exposure
-    ) -> RawFrame:  # with what was achieved
-        "One frame from dial to file."
-        with _explained(self._camera, "taking a frame"):
-            exposure, iso = self._turn(shot)
-            deadline = time.monotonic() + float(exposure or shot.exposure) + timeout
-            _trigger(self._camera, deadline)
-            start = time.monotonic()
-            data, suffix = _new_raw(self._camera, deadline)
-        try:
-            photo = read_raw(data)
-        except ValueError as error:
-            raise NoRaw(f"the camera's file is of no use: {error}") from error
-        known_by = "EXIF" if photo.exposure and photo.iso else "read back"
-        photo = dataclasses.replace(photo, exposure=photo.exposure or exposure, iso=photo.iso or iso)
-        if not (photo.exposure and photo.iso):
-            raise CameraError(
-                "neither the file nor the camera's controls tell its exposure time and ISO: this camera"
-                " cannot be used"
-            )
-        self._learn(photo)
-        return RawFrame(photo, known_by, start, data, suffix)
 
     def preview(
         self,
@@ -471,13 +520,12 @@ class GPhoto2Camera:
         shots: Sequence[Shot],  # in the order of capture, of the camera's own steps
         timeout: float = 10.0,  # s that each frame may take beyond its exposure
     ) -> Iterator[RawFrame]:  # one frame for each shot, in order
-        "One capture after the other. `NoRaw` when a file is damaged or no RAW."
-        gp = _library()
-        with _explained(self._camera, "before the burst"):
-            while self._camera.wait_for_event(1)[0] != gp.GP_EVENT_TIMEOUT:
-                pass  # what an earlier capture left behind
+        "One capture after the other. `NoRaw` when a file is damaged or not RAW."
+        _settle(self._camera)
         for shot in shots:
-            yield self._take(shot, timeout)
+            frame = _take(self._camera, self._dials, shot, timeout)
+            self.capabilities = _learned(self.capabilities, frame.photo, self._dials)
+            yield frame
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #38-32-gphoto2
 def open_camera(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KNOWN_BY', 'TOLERANCE', 'TARGET', 'Shot', 'RawFrame', 'Steps', 'Range', 'Capabilities', 'Camera', 'CameraError',
            'NoCamera', 'CameraBusy', 'CameraLost', 'CaptureTimeout', 'CameraStorageFull', 'ExposureRefused', 'NoRaw',
-           'choose', 'residual', 'to_shots', 'departure', 'preview_shot', 'auto_exposure']
+           'choose', 'residual', 'nearest_shot', 'to_shots', 'departure', 'preview_shot', 'auto_exposure']
 
 # %% ../../nbs/cameras/10_protocol.ipynb #02-30-camera
 import math
@@ -25,7 +25,7 @@ class Shot:
     gain: float = 1.0  # g, 1 (ISO / 100)
 
     def __post_init__(self):
-        "Answer impossible values early."
+        "Validate the fields."
         for name in ("exposure", "gain"):
             if not (0 < getattr(self, name) < math.inf):
                 raise ValueError(f"{name} of a shot is {getattr(self, name)}: it must be above 0 and finite")
@@ -52,7 +52,7 @@ class RawFrame:
     suffix: str = ".dng"  # how that file's name ends
 
     def __post_init__(self):
-        "A frame of unknown exposure is of no use."
+        "Validate the fields: a frame of unknown exposure is of no use."
         if self.known_by not in KNOWN_BY:
             raise ValueError(f"known_by is {self.known_by!r}: choose one of {', '.join(KNOWN_BY)}")
         for name in ("exposure", "iso"):
@@ -76,8 +76,8 @@ class Steps:
     values: tuple[float, ...]  # s or 1
 
     def __post_init__(self):
-        "Answer impossible values early."
-        if not (len(self.values) > 0 and 0 < min(self.values) and max(self.values) < math.inf):
+        "Validate the fields."
+        if not (self.values and 0 < min(self.values) and max(self.values) < math.inf):
             raise ValueError(f"values are {self.values}: give at least one, all above 0 and finite")
 
     def near(
@@ -99,7 +99,7 @@ class Range:
     step: float = 0.0  # raster; 0: continuous
 
     def __post_init__(self):
-        "Answer impossible values early."
+        "Validate the fields."
         if not (0 < self.low <= self.high < math.inf and self.step >= 0):
             raise ValueError(
                 f"low is {self.low}, high {self.high} and step {self.step}: need 0 < low <= high and step"
@@ -113,10 +113,8 @@ class Range:
         "The values next to a wanted one."
         if not self.step:
             return (min(max(wanted, self.low), self.high),)
-        last, below = (
-            math.floor((self.high - self.low) / self.step + 1e-6),
-            math.floor((wanted - self.low) / self.step),
-        )
+        last = math.floor((self.high - self.low) / self.step + 1e-6)
+        below = math.floor((wanted - self.low) / self.step)
         ends = {min(max(k, 0), last) for k in (below, below + 1)}
         return Steps(tuple(self.low + k * self.step for k in ends)).near(wanted)
 
@@ -231,6 +229,20 @@ def residual(
 TOLERANCE = 1 / 6  # EV: half a third stop
 
 # %% ../../nbs/cameras/10_protocol.ipynb #25-30-camera
+def nearest_shot(
+    wanted: float,  # t_i, s
+    value: float,  # e, s: t g of the preview
+    capabilities: Capabilities,  # of the camera
+    tolerance: float = TOLERANCE,  # residual above which the exposure time on the other side is tried, EV
+) -> Shot:  # on the camera's own steps
+    "The nearest exposure time with the gain that belongs to it, or its neighbour with a smaller residual."
+    times = capabilities.exposures.near(wanted)
+    options = [Shot(t, capabilities.gains.near(value / t)[0]) for t in times]
+    if abs(residual(options[0], value)) <= tolerance + 1e-9:
+        return options[0]
+    return min(options, key=lambda shot: abs(residual(shot, value)))
+
+# %% ../../nbs/cameras/10_protocol.ipynb #25b-30-camera
 def to_shots(
     exposures: Sequence[float],  # t_i, s, from a policy
     value: float,  # e, s: t g of the preview
@@ -242,23 +254,16 @@ def to_shots(
     """
     chosen = []
     for i, wanted in enumerate(exposures):
-        options = [
-            Shot(t, capabilities.gains.near(value / t)[0]) for t in capabilities.exposures.near(wanted)
-        ]
-        off = [abs(residual(shot, value)) for shot in options]
-        best = (
-            options[0]
-            if off[0] <= (TOLERANCE if tolerance is None else tolerance) + 1e-9
-            else options[off.index(min(off))]
-        )
-        if tolerance is not None and min(off) > tolerance + 1e-9:
+        shot = nearest_shot(wanted, value, capabilities, TOLERANCE if tolerance is None else tolerance)
+        off = residual(shot, value)
+        if tolerance is not None and abs(off) > tolerance + 1e-9:
             raise ExposureRefused(
                 f"frame {i + 1} should be exposed {wanted * 1e3:.2f} ms at gain {value / wanted:.1f};"
-                f" {capabilities.name} comes to {best.exposure * 1e3:.2f} ms at gain {best.gain:.1f},"
-                f" {residual(best, value):+.2f} EV off and over {tolerance:.2f}: change light or aperture, or"
-                " allow it with tolerance=None"
+                f" {capabilities.name} comes to {shot.exposure * 1e3:.2f} ms at gain {shot.gain:.1f},"
+                f" {off:+.2f} EV off and over {tolerance:.2f}: change light or aperture, or allow the"
+                " difference with tolerance=None"
             )
-        chosen.append(best)
+        chosen.append(shot)
     return chosen
 
 # %% ../../nbs/cameras/10_protocol.ipynb #31-30-camera
@@ -277,11 +282,9 @@ def preview_shot(
     "The preview of an exposure value: t_p = 1/120 s, or the nearest that is not too bright (paper, Sec. 4)."
     t = capabilities.exposures.near(PREVIEW_TIME)[0]
     g = capabilities.gains.near(value / t)[0]
-    return (
-        Shot(t, g)
-        if residual(Shot(t, g), value) <= 0.5
-        else Shot(capabilities.exposures.near(value / g)[0], g)
-    )
+    if residual(Shot(t, g), value) > 0.5:
+        t = capabilities.exposures.near(value / g)[0]
+    return Shot(t, g)
 
 # %% ../../nbs/cameras/10_protocol.ipynb #36-30-camera
 TARGET = 0.1  # mean of a packed RAW preview, full range = 1

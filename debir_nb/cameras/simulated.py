@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCENE_TICKS', 'FREE', 'Swinging', 'scene_light', 'in_the_hand', 'clip_radiance', 'counts_of', 'third_stops',
-           'SimulatedCamera', 'find_cameras', 'open_camera']
+           'exposed', 'SimulatedSensor', 'SimulatedCamera', 'find_cameras', 'open_camera']
 
 # %% ../../nbs/cameras/20_simulated.ipynb #02-31-simulated-camera
 import math
@@ -71,14 +71,11 @@ class Swinging(Light):
         "The running sum of radiance at whole ticks."
         length = self.light.n_ticks
         turns, rest = k // length, k % length
-        back = (turns % 2 == 1)[..., None, None, None]
-        found = self.light.sums(
-            torch.cat(
-                [torch.where(turns % 2 == 1, length - rest, rest), torch.full_like(k[:, :1], length)], 1
-            )
-        )
-        part, whole = found[:, :-1], found[:, -1:]
-        return turns[..., None, None, None] * whole + torch.where(back, whole - part, part)
+        back = turns % 2 == 1
+        asked = torch.cat([torch.where(back, length - rest, rest), torch.full_like(k[:, :1], length)], 1)
+        part, whole = self.light.sums(asked).split([k.shape[1], 1], 1)
+        turns, back = turns[..., None, None, None], back[..., None, None, None]
+        return turns * whole + torch.where(back, whole - part, part)
 
     def to(
         self,
@@ -111,10 +108,9 @@ def in_the_hand(
     seed: int,  # of the hand's path
 ) -> MovingPhotograph:  # known at every instant
     "A photograph, looked at through its middle by a shaking hand, as long as a scene lasts."
-    middle = (np.array(photo.shape[1::-1]) - 1) / 2
-    return hand_held(
-        photo, generator(seed), size, tuple(middle.tolist()), speed, (SCENE_TICKS + 1) * FRAME_TIME, objects=0
-    )
+    middle = (photo.shape[1] - 1) / 2, (photo.shape[0] - 1) / 2
+    duration = (SCENE_TICKS + 1) * FRAME_TIME
+    return hand_held(photo, generator(seed), size, middle, speed, duration, objects=0)
 
 # %% ../../nbs/cameras/20_simulated.ipynb #11-31-simulated-camera
 def clip_radiance(
@@ -124,21 +120,14 @@ def clip_radiance(
     seed: int = 0,  # of its path
 ) -> Radiance:  # of the middle of the clip's frames
     "A clip as the scene before a camera. `ValueError` when it is smaller than the frames."
-    if not all(have >= want for have, want in zip(clip.size, size)):
+    if clip.size[0] < size[0] or clip.size[1] < size[1]:
         raise ValueError(
             f"{clip.name} is {clip.size[0]} x {clip.size[1]} px: the camera's frames of {size[0]} x {size[1]}"
             " px do not fit in"
         )
     if clip.n_frames == 1:
-        return in_the_hand(
-            srgb_to_linear(dequantise(clip.frames()[0], generator(seed)))
-            .permute(1, 2, 0)
-            .contiguous()
-            .numpy(),
-            size,
-            speed,
-            seed,
-        )
+        photo = srgb_to_linear(dequantise(clip.frames()[0], generator(seed))).permute(1, 2, 0)
+        return in_the_hand(photo.contiguous().numpy(), size, speed, seed)
     y, x = ((have - want) // 2 for have, want in zip(clip.size, size))
     enough = math.ceil(SCENE_TICKS * FRAME_TIME * clip.fps) + 1
     frames = np.ascontiguousarray(clip.frames(0, min(clip.n_frames, enough)).permute(0, 2, 3, 1).numpy())
@@ -159,11 +148,8 @@ def counts_of(
     cfa_sites(pattern)
     y, x = divmod(pattern.index("R"), 2)
     mosaic = unpack(signal).double().numpy()
-    return (
-        np.rint(black + mosaic[y : len(mosaic) - y, x : mosaic.shape[1] - x] * (white - black))
-        .clip(0, white)
-        .astype(np.uint16)
-    )
+    mosaic = mosaic[y : len(mosaic) - y, x : mosaic.shape[1] - x]
+    return np.rint(black + mosaic * (white - black)).clip(0, white).astype(np.uint16)
 
 # %% ../../nbs/cameras/20_simulated.ipynb #16-31-simulated-camera
 def third_stops(
@@ -171,17 +157,28 @@ def third_stops(
     high: float,  # about the highest
 ) -> Steps:  # low times the powers of the third root of 2
     "A dial with three steps to the stop."
-    return Steps(tuple(low * 2 ** (k / 3) for k in range(math.floor(3 * math.log2(high / low) + 1e-6) + 1)))
+    last = math.floor(3 * math.log2(high / low) + 1e-6)
+    return Steps(tuple(low * 2 ** (k / 3) for k in range(last + 1)))
 
 # %% ../../nbs/cameras/20_simulated.ipynb #17-31-simulated-camera
-FREE = Capabilities(
-    "simulated camera", Range(T_MIN, 0.2), Range(1.0, 8192.0), "RGGB", 12, "simulated", True
-)  # a camera of continuous settings
+# a camera of continuous settings
+FREE = Capabilities("simulated camera", Range(T_MIN, 0.2), Range(1.0, 8192.0), "RGGB", 12, "simulated", True)
+
+# %% ../../nbs/cameras/20_simulated.ipynb #17b-31-simulated-camera
+def exposed(
+    light: Light,  # one scene (b = 1), which swings
+    start: float,  # when the exposure begins, s, however late
+    exposure: float,  # t, s
+) -> Float[Tensor, "c h w"]:  # mean radiance
+    "What a swinging scene shows while the shutter is open."
+    there = start % (2 * light.n_ticks * FRAME_TIME)  # the same view
+    ends = torch.tensor([[there]]), torch.tensor([[there + exposure]])
+    return mean_radiance(Swinging(light), *ends)[0, 0]
 
 # %% ../../nbs/cameras/20_simulated.ipynb #18-31-simulated-camera
 @dataclass
-class SimulatedCamera:
-    "A `Camera` that looks at a scene. `ValueError` when its settings make no sense."
+class SimulatedSensor:
+    "What a sensor makes of a scene. `ValueError` when its settings make no sense."
 
     light: Light  # the scene (b = 1): packed linear RAW
     colour: CameraColour  # of this camera (b = 1); its rgb_gain is not used
@@ -190,6 +187,58 @@ class SimulatedCamera:
     black: int = 256  # black level, counts
     noise: Callable = iso_noise  # gain -> (shot, read), in output units
     seed: int = 0  # of the noise
+
+    def __post_init__(self):
+        "Validate the fields."
+        if len(self.light.frame_exposure) != 1:
+            raise ValueError(f"light holds {len(self.light.frame_exposure)} scenes: a camera looks at one")
+        if not (self.k > 0):
+            raise ValueError(f"k is {self.k} s: it must be above 0")
+        bits = self.capabilities.bits
+        if not (0 <= self.black < 2**bits - 1):
+            raise ValueError(f"black is {self.black} counts of {bits} bits: it must lie below white")
+
+    def photo(
+        self,
+        start: float,  # when the exposure begins, s on the camera's clock
+        exposure: float,  # t, s
+        gain: float,  # g, 1
+        number: int,  # of the frame: every one has noise of its own
+    ) -> RawPhoto:  # sensor counts
+        "A frame of the swinging scene (paper, Eqs. 1 and 2)."
+        can, white = self.capabilities, 2**self.capabilities.bits - 1
+        clean = exposed(self.light, start, exposure) * (exposure * gain / self.k)
+        noise = [v.item() for v in self.noise(torch.tensor(gain, dtype=torch.float64))]
+        signal = add_noise(clean, *torch.tensor(noise), generator(self.seed, number))
+        return RawPhoto(
+            counts_of(signal, self.black, white, can.pattern),
+            can.pattern,
+            np.full((2, 2), float(self.black)),
+            white,
+            Fraction(exposure).limit_denominator(10**9),
+            100 * gain,
+            tuple(noise),
+            np.array([self.colour.red_gain.item(), 1.0, self.colour.blue_gain.item()]),
+            self.colour.rgb2cam[0].double().inverse().numpy(),
+        )
+
+    def truth(
+        self,
+        frame: RawFrame,  # of this sensor
+        value: float,  # e, s: the exposure value to show it at
+    ) -> Float[Tensor, "1 4 h w"]:  # packed linear RAW, not clipped
+        """What there was to see when a frame began: the radiance at its start, without noise and blur (I_gt
+        of the paper, Sec. 4.3).
+        """
+        k = round(frame.start / FRAME_TIME) % (2 * self.light.n_ticks)
+        before, after = Swinging(self.light).sums(torch.tensor([[k, k + 1]])).unbind(1)
+        return (after - before) * (value / self.k)
+
+# %% ../../nbs/cameras/20_simulated.ipynb #18b-31-simulated-camera
+@dataclass
+class SimulatedCamera(SimulatedSensor):
+    "A `Camera` that looks at a scene. `ValueError` when its settings make no sense."
+
     frame_gap: float = FRAME_GAP  # delta: between the frames of a burst, s
     preview_gap: float = PREVIEW_GAP  # delta_p: before a preview, s
     latency: float = FRAME_GAP  # from the last frame to the first of a burst, s
@@ -198,17 +247,11 @@ class SimulatedCamera:
     _taken: int = field(default=0, init=False)
 
     def __post_init__(self):
-        "Answer impossible values early."
-        if len(self.light.frame_exposure) != 1:
-            raise ValueError(f"light holds {len(self.light.frame_exposure)} scenes: a camera looks at one")
-        if not (self.k > 0):
-            raise ValueError(f"k is {self.k} s: it must be above 0")
-        if not (0 <= self.black < 2**self.capabilities.bits - 1):
-            raise ValueError(
-                f"black is {self.black} counts of {self.capabilities.bits} bits: it must lie below white"
-            )
-        if not (min(self.frame_gap, self.preview_gap, self.latency) >= 0):
-            raise ValueError("frame_gap, preview_gap and latency cannot be negative")
+        "Validate the fields."
+        super().__post_init__()
+        for name in ("frame_gap", "preview_gap", "latency"):
+            if not (getattr(self, name) >= 0):
+                raise ValueError(f"{name} is {getattr(self, name)} s: it cannot be negative")
 
     def __enter__(self) -> "SimulatedCamera":  # the camera, opened
         "Open the camera; `CameraBusy` when it is open already."
@@ -232,27 +275,10 @@ class SimulatedCamera:
         "One frame, on the nearest of the camera's own steps."
         if not self._open:
             raise CameraError("the simulated camera is not open: use it within a with-block")
-        can = self.capabilities
+        can, start = self.capabilities, self.clock + gap
         t, g = can.exposures.near(shot.exposure)[0], can.gains.near(shot.gain)[0]
-        start = self.clock + gap
-        there = start % (2 * self.light.n_ticks * FRAME_TIME)  # the same view of the swinging scene
-        clean = mean_radiance(Swinging(self.light), torch.tensor([[there]]), torch.tensor([[there + t]]))[
-            0, 0
-        ]
-        noise = [v.item() for v in self.noise(torch.tensor(g, dtype=torch.float64))]
-        signal = add_noise(clean * (t * g / self.k), *torch.tensor(noise), generator(self.seed, self._taken))
-        self.clock, self._taken, white = start + t, self._taken + 1, 2**can.bits - 1
-        photo = RawPhoto(
-            counts_of(signal, self.black, white, can.pattern),
-            can.pattern,
-            np.full((2, 2), float(self.black)),
-            white,
-            Fraction(t).limit_denominator(10**9),
-            100 * g,
-            tuple(noise),
-            np.array([self.colour.red_gain.item(), 1.0, self.colour.blue_gain.item()]),
-            self.colour.rgb2cam[0].double().inverse().numpy(),
-        )
+        photo = self.photo(start, t, g, self._taken)
+        self.clock, self._taken = start + t, self._taken + 1
         return RawFrame(photo, "simulated", start)
 
     def preview(
@@ -272,18 +298,6 @@ class SimulatedCamera:
         for i, shot in enumerate(shots):
             yield self._take(shot, self.frame_gap if i else self.latency)
 
-    def truth(
-        self,
-        frame: RawFrame,  # of this camera
-        value: float,  # e, s: the exposure value to show it at
-    ) -> Float[Tensor, "1 4 h w"]:  # packed linear RAW, not clipped
-        """What there was to see when a frame began: the radiance at its start, without noise and blur (I_gt
-        of the paper, Sec. 4.3).
-        """
-        k = round(frame.start / FRAME_TIME) % (2 * self.light.n_ticks)
-        before, after = Swinging(self.light).sums(torch.tensor([[k, k + 1]])).unbind(1)
-        return (after - before) * (value / self.k)
-
 # %% ../../nbs/cameras/20_simulated.ipynb #26-31-simulated-camera
 def find_cameras() -> dict[str, str]:  # address -> description
     "The simulated camera is always there."
@@ -297,25 +311,19 @@ def open_camera(
     seed: int = 0,  # of hand, colours and noise
     **settings,  # of `SimulatedCamera`
 ) -> SimulatedCamera:  # not yet entered
-    """A simulated camera. `NoCamera` when its file is not there, `ValueError` when it is no footage or too
-    small.
+    """A simulated camera. `NoCamera` when its file is not there, `ValueError` when the file is not footage or
+    too small.
     """
     path = Path(address.partition(":")[2])
-    if address.partition(":")[2] and not path.exists():
-        raise NoCamera(f"{address}: {path} does not exist; give a clip, a folder of frames or a picture")
     if address == "simulated":
         from skimage.data import astronaut
 
-        radiance = in_the_hand(
-            srgb_to_linear(torch.from_numpy(astronaut()).float() / 255).numpy(), size, 60.0, seed
-        )
-    else:
+        photo = srgb_to_linear(torch.from_numpy(astronaut()).float() / 255).numpy()
+        radiance = in_the_hand(photo, size, 60.0, seed)
+    elif path.exists():
         radiance = clip_radiance(open_clip(path, slow_as=240.0), size, seed=seed)
+    else:
+        raise NoCamera(f"{address}: {path} does not exist; give a clip, a folder of frames or a picture")
     colour = random_colour(1, generator(seed, 1))
-    return SimulatedCamera(
-        scene_light(radiance, colour, min(SCENE_TICKS, radiance.n_frames)),
-        colour,
-        PREVIEW_TIME * preview_gain,
-        seed=seed,
-        **settings,
-    )
+    light = scene_light(radiance, colour, min(SCENE_TICKS, radiance.n_frames))
+    return SimulatedCamera(light, colour, PREVIEW_TIME * preview_gain, seed=seed, **settings)

@@ -51,16 +51,16 @@ def deal(
 
 # %% ../../nbs/explore/40_beat_baenet.ipynb #08-53-beat-baenet
 def best_exposures(
-    restorer: nn.Module,  # (frames, noise_std) -> restored
+    restorer: nn.Module,  # burst -> restored
     scene: Scene,  # before the camera
     gain: float,  # g_p, 1
     done: Callable[[], None] = lambda: None,  # called after every restoration
 ) -> Float[Tensor, "4"]:  # t*, s
     "The oracle's exposures for one scene (`scoring/30_search`, a coarser search)."
 
-    def counted(frames, noise_std):
+    def counted(burst):
         done()
-        return restorer(frames, noise_std)
+        return restorer(burst)
 
     return oracle(counted, Simulator(), scene.light, torch.tensor([gain]), 4, (99,), step=32, finest=8)[0][0]
 
@@ -73,7 +73,7 @@ class BeatBAENet(Explorer):
     def __init__(
         self,
         policy: Policy,  # to be beaten
-        restorer: nn.Module,  # (frames, noise_std) -> restored
+        restorer: nn.Module,  # burst -> restored
     ) -> None:
         "Deal the first round."
         self.policy, self.restorer, self.round, self.won, self.played = policy, restorer, 0, 0, 0

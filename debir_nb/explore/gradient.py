@@ -29,7 +29,7 @@ from ..light.raw import develop
 
 # %% ../../nbs/explore/30_gradient.ipynb #06-52-gradient
 def losses(
-    restorer: nn.Module,  # (frames, noise_std) -> restored
+    restorer: nn.Module,  # burst -> restored
     scene: Scene,  # before the camera
     exposures: Float[Tensor, "k n"],  # t_i of k bursts, s
     gain: float,  # g_p, 1
@@ -37,12 +37,12 @@ def losses(
 ) -> tuple[Float[Tensor, "k"], Float[Tensor, "k 4 h w"], Float[Tensor, "k n 4 h w"]]:
     "L_DEBIR of every burst, differentiable in `exposures` (paper, Eq. 13)."
     burst = take(scene, exposures, gain)
-    restored = restorer(burst.frames, burst.noise_std)
+    restored = restorer(burst)
     return (restored - scene.target).abs().mean((1, 2, 3)), restored, burst.frames
 
 # %% ../../nbs/explore/30_gradient.ipynb #07-52-gradient
 def tangent(
-    restorer: nn.Module,  # (frames, noise_std) -> restored
+    restorer: nn.Module,  # burst -> restored
     scene: Scene,  # before the camera
     exposures: Float[Tensor, "n"],  # t_i, s
     gain: float,  # g_p, 1
@@ -63,7 +63,7 @@ class Gradient(Explorer):
 
     def __init__(
         self,
-        restorer: nn.Module,  # (frames, noise_std) -> restored; its parameters are frozen
+        restorer: nn.Module,  # burst -> restored; its parameters are frozen
     ) -> None:
         "Compute the first curve and draw it."
         self.restorer, self.curves, self.drawn, self.visited = restorer.requires_grad_(False), {}, None, []

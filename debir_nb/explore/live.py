@@ -26,7 +26,8 @@ from ..cameras.simulated import SCENE_TICKS, scene_light
 from ..core import FRAME_TIME, generator
 from ..light.radiance import MovingPhotograph, hand_held, to_linear
 from ..light.raw import RGB2CAM, CameraColour, develop
-from ..light.simulator import Burst, LightInMemory, Simulator, timeline
+from ..light.sensor import Burst
+from ..light.simulator import LightInMemory, Simulator, timeline
 from ..policies.protocol import observe
 from ..scoring.metrics import psnr
 
@@ -100,7 +101,7 @@ def take(
     bursts = [
         Simulator().burst(scene.light, row[None], torch.tensor([gain]), generator(seed)) for row in exposures
     ]
-    return Burst(torch.cat([b.frames for b in bursts]), torch.cat([b.noise_std for b in bursts]))
+    return Burst(*(torch.cat(each) for each in zip(*(b.tensors() for b in bursts))))
 
 # %% ../../nbs/explore/10_live.ipynb #14-50-explorers
 def score(
@@ -113,11 +114,11 @@ def score(
 # %% ../../nbs/explore/10_live.ipynb #15-50-explorers
 @torch.no_grad()
 def restore(
-    restorer: nn.Module,  # (frames, noise_std) -> restored
+    restorer: nn.Module,  # burst -> restored
     burst: Burst,  # k bursts
 ) -> Float[Tensor, "k 4 h w"]:  # linear RAW in [0, 1]
     "Restored pictures, without a gradient."
-    return restorer(burst.frames, burst.noise_std).clamp(0, 1)
+    return restorer(burst).clamp(0, 1)
 
 # %% ../../nbs/explore/10_live.ipynb #16-50-explorers
 @torch.no_grad()

@@ -50,7 +50,7 @@ def trade(
 
 # %% ../../nbs/explore/20_shutter.ipynb #09-51-shutter
 def landscape(
-    restorer: nn.Module,  # (frames, noise_std) -> restored
+    restorer: nn.Module,  # burst -> restored
     scene: Scene,  # before the camera
     gain: float,  # g_p, 1
     rest: Float[Tensor, "m"],  # exposures of the frames after the second, s
@@ -78,7 +78,7 @@ class Shutter(Explorer):
     def __init__(
         self,
         policy: Policy,  # that can be asked, such as BAENet
-        restorer: nn.Module,  # (frames, noise_std) -> restored
+        restorer: nn.Module,  # burst -> restored
     ) -> None:
         "Film the scenes at every speed, draw, and compute the first landscape."
         self.policy, self.restorer, self.scenes = policy, restorer, {}

@@ -55,16 +55,12 @@ def _fast(
     frame: UInt8[np.ndarray, "h w 3"],  # display-referred sRGB
     others: tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"]],  # the frames before and after
     flows: list[Float32[np.ndarray, "h w 2"]],  # from the frame to either, px
-    threshold: float = 16.0,  # of a difference that is no noise, 1/255
+    threshold: float = 16.0,  # of a difference that is more than noise, 1/255
 ) -> UInt8[np.ndarray, "h2 w2"]:  # 1 where neither shows the frame; half size, specks removed
     "What moves too fast for the flow."
     h, w = frame.shape[:2]
-    missing = [
-        cv2.resize(
-            cv2.absdiff(frame, _fetch(o, _grid(h, w) + f)), (w // 2, h // 2), interpolation=cv2.INTER_AREA
-        )
-        for o, f in zip(others, flows)
-    ]
+    unlike = [cv2.absdiff(frame, _fetch(other, _grid(h, w) + flow)) for other, flow in zip(others, flows)]
+    missing = [cv2.resize(u, (w // 2, h // 2), interpolation=cv2.INTER_AREA) for u in unlike]
     neither = np.maximum.reduce(cv2.split(np.minimum(*missing))) > threshold
     return cv2.morphologyEx(neither.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
 
@@ -78,11 +74,9 @@ def _block(
     """Exhaustive search for one block. A match lands on fast pixels for half of its own, and halves the
     squared difference that is there without moving.
     """
-    weight = mask.astype(np.float32)
-    cost = cv2.matchTemplate(
-        around.astype(np.float32), piece.astype(np.float32), cv2.TM_SQDIFF, mask=cv2.merge([weight] * 3)
-    )
-    lands = cv2.matchTemplate(fast.astype(np.float32), weight, cv2.TM_CCORR)
+    around, piece, fast, weight = (x.astype(np.float32) for x in (around, piece, fast, mask))
+    cost = cv2.matchTemplate(around, piece, cv2.TM_SQDIFF, mask=cv2.merge([weight] * 3))
+    lands = cv2.matchTemplate(fast, weight, cv2.TM_CCORR)
     reach = cost.shape[0] // 2
     stay, cost = cost[reach, reach], np.where(lands >= 0.5 * weight.sum(), cost, np.inf)
     dy, dx = np.unravel_index(cost.argmin(), cost.shape)
@@ -102,16 +96,13 @@ def _follow(
     h, w = fast[0].shape
     a, b = (cv2.resize(f, (w, h), interpolation=cv2.INTER_AREA) for f in (first, second))
     b = cv2.copyMakeBorder(b, *[reach] * 4, cv2.BORDER_REPLICATE)
-    targets = cv2.copyMakeBorder(
-        cv2.dilate(fast[1], np.ones((3, 3), np.uint8)), *[reach] * 4, cv2.BORDER_CONSTANT
-    )
+    near = cv2.dilate(fast[1], np.ones((3, 3), np.uint8))
+    targets = cv2.copyMakeBorder(near, *[reach] * 4, cv2.BORDER_CONSTANT)
     shift, most = np.full((h, w, 2), np.nan, np.float32), np.zeros((h, w), int)
     for y in range(0, h - block + 1, block // 2):
         for x in range(0, w - block + 1, block // 2):
-            here, there = (
-                np.s_[y : y + block, x : x + block],
-                np.s_[y : y + block + 2 * reach, x : x + block + 2 * reach],
-            )
+            here = np.s_[y : y + block, x : x + block]
+            there = np.s_[y : y + block + 2 * reach, x : x + block + 2 * reach]
             mask = fast[0][here]
             if mask.sum() < 6:
                 continue  # too few to recognise
@@ -162,34 +153,41 @@ def _motion(
     )
 
 # %% ../../nbs/light/45_interpolation.ipynb #49-05-radiance
+@dataclass(frozen=True)
+class _Travellers:
+    "Pixels on straight lines, in painting order."
+
+    start: Float32[np.ndarray, "m 2"]  # where they are at time 0, steps of the motion's grid
+    move: Float32[np.ndarray, "m 2"]  # how far they go until time 1, steps of the grid
+
+# %% ../../nbs/light/45_interpolation.ipynb #49b-05-radiance
 def _travellers(
     motion: _Motion,  # between two frames
     window: tuple[slice, slice],  # rows and columns on the grid of the motion
-    # start and move, both in steps of the grid; in painting order
-) -> tuple[Float32[np.ndarray, "m 2"], Float32[np.ndarray, "m 2"]]:
+) -> _Travellers:  # those that count there
     "All that may pass through a window."
     rows, columns = window
     grid, forward, backward = _grid(*motion.forward.shape[:2]), motion.forward / 2, motion.backward / 2
-    start, move = (np.concatenate(p).reshape(-1, 2) for p in ((grid, grid + backward), (forward, -backward)))
+    start = np.concatenate((grid, grid + backward)).reshape(-1, 2)
+    move = np.concatenate((forward, -backward)).reshape(-1, 2)
     low, high = np.minimum(start, start + move), np.maximum(start, start + move)
     passes = ((high > (columns.start - 1, rows.start - 1)) & (low < (columns.stop, rows.stop))).all(1)
     chosen = motion.order[passes[motion.order]]
-    return start[chosen], move[chosen]
+    return _Travellers(start[chosen], move[chosen])
 
 # %% ../../nbs/light/45_interpolation.ipynb #50-05-radiance
 def _paint(
     canvas: Float32[np.ndarray, "h w 2"],  # motion where nobody paints, px of the frame; painted over
-    # start and move, steps of the grid
-    travellers: tuple[Float32[np.ndarray, "m 2"], Float32[np.ndarray, "m 2"]],
+    travellers: _Travellers,  # of the window
     window: tuple[slice, slice],  # rows and columns of the canvas on the grid of the motion
     t: float,  # time between the frames, in (0, 1)
     # motion from the first frame to the second of what is there at time t, px of the frame
 ) -> Float32[np.ndarray, "h w 2"]:
     "Forward warping of the motion; the last one to come stays on top. Specks are removed by a median."
-    start, move = travellers
-    y, x = (np.rint(start[:, i] + t * move[:, i]).astype(np.int32) - s.start for i, s in zip((1, 0), window))
+    x, y = np.rint(travellers.start + t * travellers.move).astype(np.int32).T
+    x, y = x - window[1].start, y - window[0].start
     inside = (x >= 0) & (x < canvas.shape[1]) & (y >= 0) & (y < canvas.shape[0])
-    canvas[y[inside], x[inside]] = 2 * move[inside]
+    canvas[y[inside], x[inside]] = 2 * travellers.move[inside]
     return cv2.medianBlur(canvas, 3)
 
 # %% ../../nbs/light/45_interpolation.ipynb #51-05-radiance
@@ -206,22 +204,28 @@ def _weights(
         _fetch(motion.forward, at - t / 2 * move) - move,
         _fetch(motion.backward, at + (1 - t) / 2 * move) + move,
     )
-    first, second = (
-        cv2.blur(np.exp(-(d[..., 0] ** 2 + d[..., 1] ** 2) / tolerance**2), (5, 5)) for d in apart
-    )
+    squared = (d[..., 0] ** 2 + d[..., 1] ** 2 for d in apart)
+    first, second = (cv2.blur(np.exp(-d / tolerance**2), (5, 5)) for d in squared)
     near = (1 - t) * (first + 0.25), t * (second + 0.25)
     return near[1] / (near[0] + near[1]), 1 - np.maximum(first, second)
+
+# %% ../../nbs/light/45_interpolation.ipynb #51b-05-radiance
+def _halved(
+    window: tuple[slice, slice],  # rows and columns in the frames, both starting at an even number
+) -> tuple[slice, slice]:  # the same on the grid of the motion
+    "A window on every second pixel of every second row."
+    return tuple(slice(s.start // 2, (s.stop + 1) // 2) for s in window)
 
 # %% ../../nbs/light/45_interpolation.ipynb #52-05-radiance
 def _between(
     frames: UInt8[np.ndarray, "2 height width 3"],  # two neighbours, display-referred sRGB
     motion: _Motion,  # between them
-    travellers: tuple[Float32[np.ndarray, "m 2"], Float32[np.ndarray, "m 2"]],  # of the window
+    travellers: _Travellers,  # of the window
     window: tuple[slice, slice],  # rows and columns in the frames, both starting at an even number
     t: float,  # time between the frames, in (0, 1)
 ) -> UInt8[np.ndarray, "h w 3"]:  # the window at time t, display-referred sRGB
     "Paint the motion, look up both neighbours along it, blend (forward warping with occlusion reasoning)."
-    coarse = tuple(slice(s.start // 2, (s.stop + 1) // 2) for s in window)
+    coarse = _halved(window)
     move = _paint((1 - t) * motion.forward[coarse] - t * motion.backward[coarse], travellers, coarse, t)
     share, fade = _weights(move, motion, coarse, t)
     at = _grid(*(s.stop - s.start for s in window))
@@ -229,17 +233,75 @@ def _between(
     move, share, fade = (_fetch(x, at / 2) for x in (move, share, fade))
     at = at + np.float32([window[1].start, window[0].start])
     moved = [_fetch(f, p, cv2.INTER_CUBIC) for f, p in zip(frames, (at - t * move, at + (1 - t) * move))]
-    return cv2.blendLinear(
-        cv2.blendLinear(*moved, 1 - share, share),
-        cv2.addWeighted(frames[0][window], 1 - t, frames[1][window], t, 0),
-        1 - fade,
-        fade,
-    )
+    faded = cv2.addWeighted(frames[0][window], 1 - t, frames[1][window], t, 0)
+    return cv2.blendLinear(cv2.blendLinear(*moved, 1 - share, share), faded, 1 - fade, fade)
 
 # %% ../../nbs/light/45_interpolation.ipynb #58-05-radiance
+class _Motions:
+    "The motion between neighbouring frames, found when it is first needed, and kept."
+
+    def __init__(
+        self,
+        frames: UInt8[np.ndarray, "n h w 3"],  # display-referred sRGB
+    ):
+        "Nothing is known yet."
+        self.frames, self.flows, self.known = frames, {}, {}
+
+    def flow(
+        self,
+        i: int,  # a frame
+        j: int,  # a neighbour of it, or one beyond the end
+    ) -> Float32[np.ndarray, "h w 2"] | None:  # px; None beyond the end
+        "Flow from frame i to frame j."
+        if not 0 <= j < len(self.frames):
+            return None
+        if (i, j) not in self.flows:
+            self.flows[i, j] = _flow(self.frames[i], self.frames[j])
+        return self.flows[i, j]
+
+    def after(
+        self,
+        i: int,  # a frame, but not the last
+    ) -> _Motion:  # to the next
+        "Motion from frame i to frame i + 1."
+        if i not in self.known:
+            around = [self.frames[j] if 0 <= j < len(self.frames) else None for j in range(i - 1, i + 3)]
+            pairs = (i, i - 1), (i, i + 1), (i + 1, i), (i + 1, i + 2)
+            self.known[i] = _motion(around, [self.flow(*pair) for pair in pairs])
+        return self.known[i]
+
+# %% ../../nbs/light/45_interpolation.ipynb #58a-05-radiance
+def _with_margin(
+    window: tuple[slice, slice],  # rows and columns
+    height: int,  # of the frames, px
+    width: int,  # of the frames, px
+    margin: int = 8,  # px: as far as the median and the means of 5 x 5 px look
+) -> tuple[slice, slice]:  # starting at an even number
+    "What is needed to compute a window. `ValueError` when the window is not inside the frames."
+    rows, columns = window
+    if min(rows.start, columns.start) < 0 or rows.stop > height or columns.stop > width:
+        raise ValueError(
+            f"a window of {rows.stop - rows.start} x {columns.stop - columns.start} px at row {rows.start},"
+            f" column {columns.start} is not inside frames of {height} x {width} px"
+        )
+    return tuple(
+        slice(max(0, s.start - margin) // 2 * 2, min(s.stop + margin, side))
+        for s, side in zip(window, (height, width))
+    )
+
+# %% ../../nbs/light/45_interpolation.ipynb #58c-05-radiance
+def _place(
+    tick: int,  # of 1/1920 s
+    fps: float,  # of the footage, frames/s
+) -> tuple[int, float]:  # the frame before it, and the share of the way to the next
+    "Where a tick lies among the frames of footage."
+    i, t = divmod(round(float(tick) * fps * FRAME_TIME, 6), 1)
+    return int(i), t
+
+# %% ../../nbs/light/45_interpolation.ipynb #58b-05-radiance
 class Interpolator:
-    """Footage at 1920 frames/s, window by window; the motion between two frames is found when first needed,
-    and kept.
+    """Footage at 1920 frames/s, window by window; the motion between two frames is found when it is first
+    needed, and kept.
     """
 
     def __init__(
@@ -248,42 +310,18 @@ class Interpolator:
         fps: float,  # capture rate, frames/s
     ):
         "`ValueError` when there are no frames or the rate is not positive and finite."
-        if len(frames) <= 0:
+        if len(frames) == 0:
             raise ValueError("frames is empty: interpolation needs at least one frame")
         if not (0 < fps < math.inf):
             raise ValueError(
                 f"fps is {fps}: it must be positive and finite (make footage of a photograph with film)"
             )
-        self.source, self.fps, self._flows, self._motions = frames, float(fps), {}, {}
+        self.source, self.fps, self.motions = frames, float(fps), _Motions(frames)
 
     @property
     def n_ticks(self) -> int:  # ticks of 1/1920 s
         "How many ticks lie between the first and the last source frame, both included."
         return math.floor((len(self.source) - 1) / (self.fps * FRAME_TIME) + 1e-6) + 1
-
-    def _flow(
-        self,
-        i: int,  # source frame
-        j: int,  # a neighbour of it, or one beyond the end
-    ) -> Float32[np.ndarray, "h w 2"] | None:  # px; None beyond the end
-        "Flow from frame i to frame j."
-        if not 0 <= j < len(self.source):
-            return None
-        if (i, j) not in self._flows:
-            self._flows[i, j] = _flow(self.source[i], self.source[j])
-        return self._flows[i, j]
-
-    def _motion(
-        self,
-        i: int,  # source frame
-    ) -> _Motion:  # to the next
-        "Motion from frame i to frame i + 1."
-        if i not in self._motions:
-            frames = [self.source[j] if 0 <= j < len(self.source) else None for j in range(i - 1, i + 3)]
-            self._motions[i] = _motion(
-                frames, [self._flow(*pair) for pair in ((i, i - 1), (i, i + 1), (i + 1, i), (i + 1, i + 2))]
-            )
-        return self._motions[i]
 
     def ticks(
         self,
@@ -297,36 +335,25 @@ class Interpolator:
         lie outside (paper, Sec. 5.1).
         """
         n = self.n_ticks - start if n is None else n
-        (height, width), (h, w) = self.source.shape[1:3], size or self.source.shape[1:3]
         if not (start >= 0 and n > 0 and start + n <= self.n_ticks):
             raise ValueError(
                 f"ticks {start} to {start + n} do not exist: {len(self.source)} frames at {self.fps:g}"
                 f" frames/s make {self.n_ticks}"
             )
-        if not (y >= 0 and x >= 0 and y + h <= height and x + w <= width):
-            raise ValueError(
-                f"a window of {h} x {w} px at row {y}, column {x} is not inside frames of {height} x"
-                f" {width} px"
-            )
-        # the median and the means of 5 look up to 8 px beyond the window
-        top, left = (max(0, a - 8) // 2 * 2 for a in (y, x))
-        window = slice(top, min(y + h + 8, height)), slice(left, min(x + w + 8, width))
-        coarse = tuple(slice(s.start // 2, (s.stop + 1) // 2) for s in window)
-        out, here, now = (
-            np.empty((n, h, w, 3), np.uint8),
-            np.s_[y - top : y - top + h, x - left : x - left + w],
-            None,
-        )
+        h, w = size or self.source.shape[1:3]
+        window = slice(y, y + h), slice(x, x + w)
+        around, now = _with_margin(window, *self.source.shape[1:3]), None
+        here = tuple(slice(s.start - a.start, s.stop - a.start) for s, a in zip(window, around))
+        out = np.empty((n, h, w, 3), np.uint8)
         for k in range(n):
-            i, t = divmod(round(float(start + k) * self.fps * FRAME_TIME, 6), 1)
-            i = int(i)
+            i, t = _place(start + k, self.fps)
             if t == 0:
-                out[k] = self.source[i, y : y + h, x : x + w]
+                out[k] = self.source[i][window]
                 continue
             if i != now:
-                now, motion = i, self._motion(i)
-                travellers = _travellers(motion, coarse)
-            out[k] = _between(self.source[i : i + 2], motion, travellers, window, t)[here]
+                now, motion = i, self.motions.after(i)
+                travellers = _travellers(motion, _halved(around))
+            out[k] = _between(self.source[i : i + 2], motion, travellers, around, t)[here]
         return out
 
 # %% ../../nbs/light/45_interpolation.ipynb #59-05-radiance
@@ -380,6 +407,5 @@ def footage_radiance(
     stop: int | None = None,  # one past the last source frame; None: to the end
 ) -> FootageRadiance:  # whole frames
     "Read part of a clip as a radiance sequence; `ValueError` when the range leaves the clip."
-    return FootageRadiance(
-        Interpolator(np.ascontiguousarray(clip.frames(start, stop).permute(0, 2, 3, 1).numpy()), clip.fps)
-    )
+    frames = np.ascontiguousarray(clip.frames(start, stop).permute(0, 2, 3, 1).numpy())
+    return FootageRadiance(Interpolator(frames, clip.fps))

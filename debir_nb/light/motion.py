@@ -36,12 +36,12 @@ def check_pair(
     names: tuple[str, str],  # of both arguments, for the message
 ) -> None:
     "`ValueError` unless both are finite (b, c, h, w) of one shape, at least 16 px high and wide."
-    if not (a.ndim == 4 and a.shape == b.shape):
+    if a.ndim != 4 or a.shape != b.shape:
         raise ValueError(
             f"{names[0]} has shape {tuple(a.shape)} and {names[1]} {tuple(b.shape)}: pass two batches (b, c,"
             " h, w) of one shape"
         )
-    if not (min(a.shape[-2:]) >= 16):
+    if min(a.shape[-2:]) < 16:
         raise ValueError(f"{names[0]} is {a.shape[-2]}x{a.shape[-1]} px: optical flow needs at least 16x16")
     for name, x in zip(names, (a, b)):
         check_finite(name, x)

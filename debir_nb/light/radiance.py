@@ -56,10 +56,8 @@ class HandShake:
         "How far the camera has turned since `middle`."
 
         def wave(t):
-            return (
-                self.amplitude
-                * np.sin(2 * np.pi * self.frequency * np.asarray(t)[..., None, None] + self.phase)
-            ).sum(-1)
+            turns = 2 * np.pi * self.frequency * np.asarray(t)[..., None, None] + self.phase
+            return (self.amplitude * np.sin(turns)).sum(-1)
 
         return wave(time) - wave(self.middle)
 
@@ -91,11 +89,8 @@ def hand_shake(
     if not (speed >= 0):
         raise ValueError(f"speed is {speed} px/s: it cannot be negative")
     frequency = np.geomspace(*band, 12)
-    strength, turn = (
-        torch.randn(3, 12, generator=generator, dtype=torch.float64).numpy(),
-        torch.rand(3, 12, generator=generator, dtype=torch.float64).numpy(),
-    )
-    phase = 2 * np.pi * turn
+    strength = torch.randn(3, 12, generator=generator, dtype=torch.float64).numpy()
+    phase = 2 * np.pi * torch.rand(3, 12, generator=generator, dtype=torch.float64).numpy()
     t = np.linspace(0, duration, 512)[:, None, None]
     # about the three axes, before scaling
     velocity = (strength * np.cos(2 * np.pi * frequency * t + phase)).sum(2)
@@ -128,11 +123,26 @@ def cut_out(
         )
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     coverage = np.clip((1 - np.hypot(x, y)) * min(height, width) / 2 / softness, 0, 1)[..., None]
-    return np.concatenate([photo[top : top + height, left : left + width], np.ones_like(coverage)], 2).astype(
-        np.float32
-    ) * coverage.astype(np.float32)
+    piece = np.concatenate([photo[top : top + height, left : left + width], np.ones_like(coverage)], 2)
+    return piece.astype(np.float32) * coverage.astype(np.float32)
 
 # %% ../../nbs/light/40_radiance.ipynb #16-05-radiance
+def _look_up(
+    picture: Float32[np.ndarray, "height width c"],  # looked up
+    at: Float64[np.ndarray, "h w 2"],  # column and row, px
+    border: int = cv2.BORDER_CONSTANT,  # beyond the picture: 0, or OpenCV's name of another rule
+) -> Float32[np.ndarray, "h w c"]:  # the picture there
+    "Look up a picture between its pixels, bicubic."
+    return cv2.remap(picture, at.astype(np.float32), None, cv2.INTER_CUBIC, borderMode=border)
+
+# %% ../../nbs/light/40_radiance.ipynb #16b-05-radiance
+def _middle(
+    picture: Float32[np.ndarray, "h w c"],  # any
+) -> Float64[np.ndarray, "2"]:  # column and row, px
+    "Where the middle of a picture is."
+    return (np.array(picture.shape[1::-1]) - 1) / 2
+
+# %% ../../nbs/light/40_radiance.ipynb #16c-05-radiance
 @dataclass(frozen=True)
 class MovingPhotograph:
     """A photograph seen by a moving camera, with moving objects before it: a radiance sequence that is known
@@ -160,22 +170,16 @@ class MovingPhotograph:
         time: float,  # s, of the first row
     ) -> Float32[np.ndarray, "h w 3"]:  # linear RGB; bicubic sampling may leave [0, 1] slightly
         "What the camera sees at one instant (LSD2, Eqs. 1 and 2)."
-        (h, w), middle = self.size, (np.array(self.photo.shape[1::-1]) - 1) / 2
+        h, w = self.size
         rows = time + self.readout * np.arange(h) / h  # when each is read
-        pixels = np.stack(
-            np.broadcast_arrays(np.arange(w) - (w - 1) / 2, np.arange(h)[:, None] - (h - 1) / 2, 1.0), -1
-        )
+        x, y = np.arange(w) - (w - 1) / 2, np.arange(h)[:, None] - (h - 1) / 2
+        pixels = np.stack(np.broadcast_arrays(x, y, 1.0), -1)
         seen = pixels @ np.swapaxes(self.path(rows), -1, -2)
-        seen = seen[..., :2] / seen[..., 2:] + middle  # photograph pixel under each frame pixel
-        view = cv2.remap(
-            self.photo, seen.astype(np.float32), None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
-        )
+        seen = seen[..., :2] / seen[..., 2:] + _middle(self.photo)  # photograph pixel under each frame pixel
+        view = _look_up(self.photo, seen, cv2.BORDER_REFLECT_101)
         for o in self.objects:
-            corner = (
-                np.add(o.position, np.multiply.outer(rows, o.velocity))
-                - (np.array(o.patch.shape[1::-1]) - 1) / 2
-            )
-            layer = cv2.remap(o.patch, (seen - corner[:, None]).astype(np.float32), None, cv2.INTER_CUBIC)
+            corner = np.add(o.position, np.multiply.outer(rows, o.velocity)) - _middle(o.patch)
+            layer = _look_up(o.patch, seen - corner[:, None])
             view = layer[..., :3] + (1 - layer[..., 3:]) * view
         return view
 
@@ -187,11 +191,8 @@ class MovingPhotograph:
         "Instants at the ticks `start` to `stop`; `ValueError` when the range leaves the sequence."
         if not (0 <= start < stop <= self.n_frames):
             raise ValueError(f"ticks {start} to {stop} do not exist: the sequence has {self.n_frames}")
-        return (
-            torch.from_numpy(np.stack([self(k * self.frame_time) for k in range(start, stop)]))
-            .permute(0, 3, 1, 2)
-            .clamp(0, 1)
-        )
+        instants = np.stack([self(k * self.frame_time) for k in range(start, stop)])
+        return torch.from_numpy(instants).permute(0, 3, 1, 2).clamp(0, 1)
 
 # %% ../../nbs/light/40_radiance.ipynb #17-05-radiance
 def to_linear(
@@ -225,7 +226,7 @@ def film(
     exposure = 1 / fps if exposure is None else exposure
 
     def light(opens):
-        # S averaged from `opens` on
+        "S averaged from `opens` on."
         return sum(scene(opens + (j + 0.5) / substeps * exposure) for j in range(substeps)) / substeps
 
     return np.stack([to_display(light(start + i / fps)) for i in range(n)])
@@ -247,16 +248,12 @@ def moving_object(
         return low + (high - low) * torch.rand((), generator=generator).item()
 
     h, w = (round(side * draw(0.2, 0.4)) for _ in range(2))
-    patch = cut_out(
-        np.ascontiguousarray(photo[:, ::-1]),
-        int(draw(0, photo.shape[0] - h)),
-        int(draw(0, photo.shape[1] - w)),
-        h,
-        w,
-    )
+    top, left = int(draw(0, photo.shape[0] - h)), int(draw(0, photo.shape[1] - w))
+    patch = cut_out(np.ascontiguousarray(photo[:, ::-1]), top, left, h, w)
     angle, fast = draw(0, 2 * math.pi), speed * draw(0.7, 2)
     velocity = np.array([math.cos(angle), math.sin(angle)]) * fast
-    return MovingObject(patch, tuple((middle - velocity * duration / 2).tolist()), tuple(velocity.tolist()))
+    position = middle - velocity * duration / 2
+    return MovingObject(patch, tuple(position.tolist()), tuple(velocity.tolist()))
 
 # %% ../../nbs/light/40_radiance.ipynb #28-05-radiance
 def hand_held(
@@ -274,7 +271,7 @@ def hand_held(
     """
     shake, (h, w) = hand_shake(generator, duration, speed), size
     aim = np.eye(3)
-    aim[:2, 2] = np.subtract(middle, (np.array(photo.shape[1::-1]) - 1) / 2)
+    aim[:2, 2] = np.subtract(middle, _middle(photo))
 
     def near():
         return np.add(middle, (0.7 * torch.rand(2, generator=generator).numpy() - 0.35) * (w, h))

@@ -26,7 +26,7 @@ def pack(
     (packed RAW of the paper, Sec. 4.2).
     """
     sites = cfa_sites(pattern)
-    if not (mosaic.shape[-2] % 2 == 0 == mosaic.shape[-1] % 2):
+    if mosaic.shape[-2] % 2 or mosaic.shape[-1] % 2:
         raise ValueError(
             f"mosaic is {tuple(mosaic.shape)}: height and width must be even, crop the last row or column"
         )
@@ -50,13 +50,12 @@ def sample_cfa(
     """What a Bayer sensor keeps of a picture, packed; `ValueError` for an unknown pattern or an odd size (cfa
     of the paper, Eq. 2).
     """
-    if not (rgb.shape[-2] % 2 == 0 == rgb.shape[-1] % 2):
+    if rgb.shape[-2] % 2 or rgb.shape[-1] % 2:
         raise ValueError(
             f"rgb is {tuple(rgb.shape)}: height and width must be even, crop the last row or column"
         )
-    return torch.stack(
-        [rgb[..., c, i // 2 :: 2, i % 2 :: 2] for c, i in zip((0, 1, 1, 2), cfa_sites(pattern))], -3
-    )
+    sites = zip((0, 1, 1, 2), cfa_sites(pattern))
+    return torch.stack([rgb[..., c, i // 2 :: 2, i % 2 :: 2] for c, i in sites], -3)
 
 # %% ../../nbs/light/20_raw.ipynb #13-02-raw
 def srgb_to_linear(
@@ -87,17 +86,15 @@ class CameraColour:
     rgb_gain: Float[Tensor, "b"]  # digital gain on all colours, 1
 
     def __post_init__(self):
-        "Answer impossible values early."
+        "Validate the fields."
         check_finite("rgb2cam", self.rgb2cam)
         for name in ("red_gain", "blue_gain", "rgb_gain"):
             check_positive(name, getattr(self, name))
 
     def balance(self) -> Float[Tensor, "b 3"]:  # of R, G, B, 1
         "What is left of white on the sensor: the inverse of all gains."
-        return 1 / (
-            torch.stack([self.red_gain, torch.ones_like(self.red_gain), self.blue_gain], -1)
-            * self.rgb_gain[:, None]
-        )
+        gains = torch.stack([self.red_gain, torch.ones_like(self.red_gain), self.blue_gain], -1)
+        return 1 / (gains * self.rgb_gain[:, None])
 
     def matrix(self) -> Float[Tensor, "b 3 3"]:  # linear camera RGB = matrix @ linear sRGB
         "From linear sRGB to linear camera RGB; it commutes with integration over time."
@@ -120,7 +117,7 @@ def random_colour(
     """Draw camera colours; `ValueError` when `batch` is below 1 (Brooks et al., CVPR 2019; ranges of the
     paper's published code).
     """
-    if not (batch >= 1):
+    if batch < 1:
         raise ValueError(f"batch is {batch}: draw at least one camera")
     which = torch.randint(len(RGB2CAM), (batch,), generator=generator, device=generator.device)
     red, blue = torch.rand(2, batch, generator=generator, device=generator.device)
@@ -197,14 +194,13 @@ def demosaic(
     """Fill in the missing colours; linear and differentiable. `ValueError` when smaller than 2x2 (Malvar, He
     and Cutler, ICASSP 2004).
     """
-    if not (min(packed.shape[-2:]) >= 2):
+    if min(packed.shape[-2:]) < 2:
         raise ValueError(f"packed is {tuple(packed.shape)}: the filters need at least 2x2")
     h, w = packed.shape[-2:]
     mosaic = unpack(packed).reshape(-1, 1, 2 * h, 2 * w)
     filled = F.conv2d(F.pad(mosaic, (2, 2, 2, 2), mode="reflect"), malvar_filters().to(mosaic))
-    same, cross, row, column, corner = (
-        F.pixel_unshuffle(torch.cat([mosaic, filled], 1), 2).unflatten(1, (5, 4)).unbind(1)
-    )
+    candidates = F.pixel_unshuffle(torch.cat([mosaic, filled], 1), 2).unflatten(1, (5, 4))
+    same, cross, row, column, corner = candidates.unbind(1)
     at_sites = [(same, row, column, corner), (cross, same, same, cross), (corner, column, row, same)]
     rgb = torch.stack([source[:, i] for sources in at_sites for i, source in enumerate(sources)], 1)
     return F.pixel_shuffle(rgb, 2).reshape(*packed.shape[:-3], 3, 2 * h, 2 * w)

@@ -6,9 +6,11 @@
 __all__ = ['straight_through_mean', 'simulator_with']
 
 # %% ../../nbs/light/55_straight_through.ipynb #02-06a-straight-through
+from .words import SENSOR_WORDS
 from jaxtyping import Float
 from torch import Tensor
 
+from ..closure import entry_of, imported
 from ..core import FRAME_TIME
 from .simulator import Light, Simulator, mean_radiance
 
@@ -26,13 +28,12 @@ def straight_through_mean(
 
 # %% ../../nbs/light/55_straight_through.ipynb #11-17b-experiments
 def simulator_with(
-    gradient: str,  # exact or straight_through
-) -> Simulator:  # for training, with jitter
-    """The training simulator with one of two gradients; its bursts are the same. `ValueError` for another
-    word.
-    """
+    gradient: str = "exact",  # exact or straight_through
+    sensor: str = "equal_brightness",  # one of SENSOR_WORDS, or your own as module:name
+    jitter: bool = True,  # whether the sensor's noise scatters, as in training
+) -> Simulator:  # as a stage says it
+    "A simulator by words; its bursts are the same with either gradient. `ValueError` for another word."
     if gradient not in ("exact", "straight_through"):
         raise ValueError(f"gradient is {gradient!r}: choose exact or straight_through")
-    return (
-        Simulator(jitter=True) if gradient == "exact" else Simulator(jitter=True, mean=straight_through_mean)
-    )
+    made = imported(entry_of(sensor, SENSOR_WORDS, "sensor"))(jitter=jitter)
+    return Simulator(made) if gradient == "exact" else Simulator(made, mean=straight_through_mean)

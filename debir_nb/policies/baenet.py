@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import FRAME_TIME, T_MIN, budget, optional
+from ..core import FRAME_TIME, T_MIN, Limits, budget, optional
 from ..disk import atomic
 from .mobilenet import InvertedResidual, TiledMobileNetV2
 from .protocol import MOTION_MAX, PREVIEW_GAINS, check_inputs
@@ -78,22 +78,24 @@ def published_bounded_softmax(
 # %% ../../nbs/policies/40_baenet.ipynb #40-10-baenet
 def bounded_exposures(
     logits: Float[Tensor, "b m"],  # f_i, m = n + 1
+    limits: Limits = Limits(),  # t_min and t_u
 ) -> Float[Tensor, "b n"]:  # t_i, s: each in [t_min, t_u - n t_min], their sum at most t_u - t_min
     "Exposure times from logits, Eq. (3) of the paper."
     n = logits.shape[-1] - 1
-    t_u = budget(n)
-    return t_u * bounded_softmax(logits, T_MIN / t_u)[:, :n]
+    t_u = limits.budget(n)
+    return t_u * bounded_softmax(logits, limits.t_min / t_u)[:, :n]
 
 # %% ../../nbs/policies/40_baenet.ipynb #41-10-baenet
 def published_exposures(
     logits: Float[Tensor, "b m"],  # f_i, m = n + 1
+    limits: Limits = Limits(),  # t_min and t_u
 ) -> Float[Tensor, "b n"]:  # t_i, s: each in [t_min, t_u - (n - 1) t_min], their sum at most t_u
-    """Exposure times from logits as the published code realises them: x frames of footage hold x + 7 ticks of
-    light.
+    """Exposure times from logits as the published code realises them: one frame of footage holds t_min of
+    light, each further one a tick more.
     """
-    n = logits.shape[-1] - 1
-    frames = round(budget(n) / FRAME_TIME) - 7 * n
-    return FRAME_TIME * (7 + frames * published_bounded_softmax(logits, 1 / frames)[:, :n])
+    n, held = logits.shape[-1] - 1, round(limits.t_min / FRAME_TIME) - 1  # ticks beyond the first
+    frames = round(limits.budget(n) / FRAME_TIME) - held * n
+    return FRAME_TIME * (held + frames * published_bounded_softmax(logits, 1 / frames)[:, :n])
 
 # %% ../../nbs/policies/40_baenet.ipynb #47-10-baenet
 class BAENet(nn.Module):
@@ -105,16 +107,17 @@ class BAENet(nn.Module):
         self,
         n_frames: int = 4,  # n: exposure times to predict
         preview_channels: int = 4,  # 4: packed RAW (paper); 3: demosaicked linear sRGB (published code)
-        # logits (b n+1) -> exposure times (b n), s; bounded_exposures: Eq. (3), which keeps t_min of the
-        # budget unused
+        # logits (b n+1), limits -> exposure times (b n), s; bounded_exposures: Eq. (3), which keeps t_min of
+        # the budget unused
         head: Callable = published_exposures,
+        limits: Limits = Limits(),  # that the exposure times obey
     ):
         super().__init__()
         if not (n_frames >= 1):
             raise ValueError(f"n_frames is {n_frames}: a burst needs at least one frame")
         if preview_channels not in (3, 4):
             raise ValueError(f"preview_channels is {preview_channels}: use 4 (packed RAW) or 3 (linear RGB)")
-        self.preview_channels, self.head = preview_channels, head
+        self.preview_channels, self.head, self.limits = preview_channels, head, limits
         self.mobilenet = TiledMobileNetV2(preview_channels + 2, n_frames + 1)
         for m in self.modules():
             if isinstance(m, (nn.Conv2d, nn.Linear)):
@@ -134,7 +137,7 @@ class BAENet(nn.Module):
         """
         check_inputs(preview, gain, motion, self.preview_channels)
         # seconds need more digits than bfloat16 has
-        return self.head(self.mobilenet(stack_inputs(preview, gain, motion)).to(gain))
+        return self.head(self.mobilenet(stack_inputs(preview, gain, motion)).to(gain), self.limits)
 
     def load_imagenet(
         self,
@@ -174,7 +177,7 @@ class _Arithmetic(nn.Module):
 
     def forward(self, preview, gain, motion):
         "As `BAENet.forward`."
-        return self.net.head(self.net.mobilenet(stack_inputs(preview, gain, motion)))
+        return self.net.head(self.net.mobilenet(stack_inputs(preview, gain, motion)), self.net.limits)
 
 # %% ../../nbs/policies/40_baenet.ipynb #51-10-baenet
 @contextlib.contextmanager

@@ -11,33 +11,34 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..closure import imported
+from ..closure import entry_of, imported, named
 from ..disk import load_weights
 from .protocol import Policy
-from .words import LEARNED, POLICIES, RULES
+from .words import LEARNED, POLICIES
 
 # %% ../../nbs/policies/90_by_name.ipynb #11-17b-experiments
 def fresh_policy(
-    name: str,  # one of RULES or LEARNED
+    name: str,  # one of RULES or LEARNED, or your own as module:name
     n_frames: int,  # frames in the burst
 ) -> Policy:  # a rule, ready for use; or an untrained network
-    "Make a policy. `ValueError` for a number of frames it cannot take."
-    entry, *others = POLICIES[name].split()
+    "Make a policy. `ValueError` for an unknown name, or a number of frames it cannot take."
+    entry, *others = entry_of(name, POLICIES, "policy").split()
     return imported(entry)(n_frames, *others)
 
 # %% ../../nbs/policies/90_by_name.ipynb #23-13b-learned-policies
 def learned_policy(
-    name: str,  # one of LEARNED
+    name: str,  # one of LEARNED, or your own as module:name
     n_frames: int,  # frames in the burst
 ) -> nn.Module:  # untrained
-    "A fresh policy that can learn. `ValueError` for an unknown name, or a number of frames it cannot take."
-    if name not in LEARNED:
-        raise ValueError(f"policy is {name!r}: choose one of {', '.join(LEARNED)}")
-    return fresh_policy(name, n_frames)
+    "A fresh policy that can learn. `ValueError` for a name or a number of frames it cannot take, or a rule."
+    policy = fresh_policy(name, n_frames) if name not in POLICIES or name in LEARNED else None
+    if not isinstance(policy, nn.Module):
+        raise ValueError(f"policy is {name!r}, which cannot learn: choose one of {', '.join(LEARNED)}")
+    return policy
 
 # %% ../../nbs/policies/90_by_name.ipynb #06-17b-experiments
 def load_policy(
-    name: str,  # one of POLICIES
+    name: str,  # one of POLICIES, or your own as module:name
     n_frames: int,  # frames in the burst
     models: Path,  # folder with the weights
     suffix: str = "",  # of the file: name + suffix + .pt
@@ -46,19 +47,19 @@ def load_policy(
     """A policy as a stage needs it. `ValueError` for an unknown name, a missing or broken file, or one that
     was made for another number of frames.
     """
-    if name not in POLICIES:
-        raise ValueError(f"policy is {name!r}: choose one of {', '.join(POLICIES)}")
-    if name in RULES:
-        return fresh_policy(name, n_frames)
-    path = models / f"{name}{suffix}.pt"
+    entry = entry_of(name, POLICIES, "policy")
+    policy = None if name == "fixed" else fresh_policy(name, n_frames)
+    if policy is not None and not isinstance(policy, nn.Module):
+        return policy
+    path = models / f"{named(name)}{suffix}.pt"
     if not path.is_file():
         raise ValueError(f"{path} does not exist: run the stage that writes it, or pull it")
-    if name in LEARNED:
-        return load_weights(learned_policy(name, n_frames), path).eval().requires_grad_(False).to(device)
+    if policy is not None:
+        return load_weights(policy, path).eval().requires_grad_(False).to(device)
     exposures = torch.load(path, weights_only=True)
     if len(exposures) != n_frames:
         raise ValueError(
             f"{path} holds exposures for {len(exposures)} frames, n_frames is {n_frames}: run the stage"
             " search_fixed again"
         )
-    return imported(POLICIES[name])(exposures)
+    return imported(entry)(exposures)

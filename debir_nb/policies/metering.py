@@ -11,18 +11,19 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from ..core import FRAME_TIME, PREVIEW_GAP, PREVIEW_TIME, T_MIN, budget
+from ..core import FRAME_TIME, PREVIEW_GAP, PREVIEW_TIME, Limits, budget
 from .protocol import PREVIEW_GAINS, check_inputs
 
 # %% ../../nbs/policies/25_metering.ipynb #05-13a-metering
 def repeat_exposure(
     exposure: Float[Tensor, "b"],  # what a rule asks for, s
     n_frames: int,  # frames in the burst
+    limits: Limits = Limits(),  # that the burst must obey
 ) -> Float[Tensor, "b n"]:  # t_i, s
     """One exposure time for all frames, held between t_min and an equal share of the budget (paper, Sec.
     6.1). `ValueError` for n < 1.
     """
-    return exposure.clamp(T_MIN, budget(n_frames) / n_frames)[:, None].expand(-1, n_frames)
+    return exposure.clamp(limits.t_min, limits.budget(n_frames) / n_frames)[:, None].expand(-1, n_frames)
 
 # %% ../../nbs/policies/25_metering.ipynb #09-13a-metering
 class AverageAE:
@@ -32,11 +33,12 @@ class AverageAE:
         self,
         n_frames: int,  # frames in the burst
         grey: float = 0.18,  # Y*, linear
+        limits: Limits = Limits(),  # that the burst must obey
     ) -> None:
         "`ValueError` for a grey outside (0, 1)."
         if not (0 < grey < 1):
             raise ValueError(f"grey is {grey}: give a linear brightness between 0 and 1")
-        self.n_frames, self.grey = n_frames, grey
+        self.n_frames, self.grey, self.limits = n_frames, grey, limits
 
     def __call__(
         self,
@@ -47,7 +49,7 @@ class AverageAE:
         "Exposure times, equal for all frames. `ValueError` as `check_inputs`."
         check_inputs(preview, gain, motion)
         return repeat_exposure(
-            PREVIEW_TIME * self.grey / preview.mean((1, 2, 3)).clamp(min=1e-6), self.n_frames
+            PREVIEW_TIME * self.grey / preview.mean((1, 2, 3)).clamp(min=1e-6), self.n_frames, self.limits
         )
 
 # %% ../../nbs/policies/25_metering.ipynb #11-13a-metering
@@ -76,11 +78,12 @@ class GradientAE:
         self,
         n_frames: int,  # frames in the burst
         block: int = 4,  # packed px that are averaged against noise
+        limits: Limits = Limits(),  # that the burst must obey
     ) -> None:
         "`ValueError` for a block below 1."
         if not (block >= 1):
             raise ValueError(f"block is {block}: average over at least one pixel")
-        self.n_frames, self.block = n_frames, block
+        self.n_frames, self.block, self.limits = n_frames, block, limits
 
     def __call__(
         self,
@@ -95,7 +98,7 @@ class GradientAE:
         information = torch.stack([gradient_information(grey**gamma) for gamma in GAMMAS], 1)
         best = grey.new_tensor(GAMMAS)[information.argmax(1)]
         return repeat_exposure(
-            PREVIEW_TIME * (1 + torch.where(best < 1, 1.0, 0.5) * (1 - best)), self.n_frames
+            PREVIEW_TIME * (1 + torch.where(best < 1, 1.0, 0.5) * (1 - best)), self.n_frames, self.limits
         )
 
 # %% ../../nbs/policies/25_metering.ipynb #19-13a-metering
@@ -108,11 +111,12 @@ class MotionMetering:
         self,
         n_frames: int,  # frames in the burst
         blur: float = 0.5,  # b: motion at which the lowest gain is exposed for T, packed px
+        limits: Limits = Limits(),  # that the burst must obey
     ) -> None:
         "`ValueError` for a blur that is not positive."
         if not (blur > 0):
             raise ValueError(f"blur is {blur}: give a length in packed px, above 0")
-        self.n_frames, self.blur = n_frames, blur
+        self.n_frames, self.blur, self.limits = n_frames, blur, limits
 
     def __call__(
         self,
@@ -124,5 +128,7 @@ class MotionMetering:
         check_inputs(preview, gain, motion)
         still = (self.blur / motion.clamp(min=1e-3)) ** (2 / 3)
         return repeat_exposure(
-            (PREVIEW_TIME + PREVIEW_GAP) * still * (gain / PREVIEW_GAINS[0]) ** (1 / 3), self.n_frames
+            (PREVIEW_TIME + PREVIEW_GAP) * still * (gain / PREVIEW_GAINS[0]) ** (1 / 3),
+            self.n_frames,
+            self.limits,
         )

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import FRAME_TIME, budget
+from ..core import FRAME_TIME, Limits, budget
 from .baenet import BAENet, published_exposures, stack_inputs
 from .mobilenet import TiledMobileNetV2
 from .protocol import PREVIEW_GAINS, check_inputs
@@ -26,11 +26,13 @@ class DigitalGimbal(nn.Module):
     def __init__(
         self,
         n_frames: int,  # frames in the burst
+        limits: Limits = Limits(),  # that the exposure times obey
     ) -> None:
         "Equal shares at first. `ValueError` for n < 1."
         super().__init__()
         if not (n_frames >= 1):
             raise ValueError(f"n_frames is {n_frames}: a burst needs at least one frame")
+        self.limits = limits
         self.shares = nn.Parameter(torch.zeros(n_frames + 1))
 
     def forward(
@@ -40,20 +42,18 @@ class DigitalGimbal(nn.Module):
         motion: Float[Tensor, "b"],  # m_p, px; not used
     ) -> Float[Tensor, "b n"]:  # t_i, s
         "The learned exposures, repeated for every scene."
-        return published_exposures(self.LEVER * self.shares[None]).expand(len(gain), -1)
+        return published_exposures(self.LEVER * self.shares[None], self.limits).expand(len(gain), -1)
 
 # %% ../../nbs/policies/50_rivals.ipynb #08-13b-learned-policies
-def exposure_pairs() -> Float[Tensor, "k 2"]:  # s
-    """The classes of Active S-L: multiples of 8 ticks, the shorter first, within the budget of two frames
-    (after Yang et al. 2022).
+def exposure_pairs(
+    limits: Limits = Limits(),  # that each pair obeys
+) -> Float[Tensor, "k 2"]:  # s
+    """The classes of Active S-L: multiples of the shortest exposure, the shorter first, within the budget of
+    two frames (after Yang et al. 2022).
     """
-    limit = round(budget(2) / FRAME_TIME)
-    return (
-        torch.tensor(
-            [(s, l) for s in range(8, limit, 8) for l in range(s, limit, 8) if s + l <= limit]
-        ).float()
-        * FRAME_TIME
-    )
+    step, most = (round(t / FRAME_TIME) for t in (limits.t_min, limits.budget(2)))
+    pairs = [(s, l) for s in range(step, most, step) for l in range(s, most, step) if s + l <= most]
+    return torch.tensor(pairs).float() * FRAME_TIME
 
 # %% ../../nbs/policies/50_rivals.ipynb #10-13b-learned-policies
 class ActiveSL(nn.Module):
@@ -64,12 +64,13 @@ class ActiveSL(nn.Module):
     def __init__(
         self,
         n_frames: int = 2,  # the method knows two frames only
+        limits: Limits = Limits(),  # that the pairs obey
     ) -> None:
         "`ValueError` for another number of frames."
         super().__init__()
         if n_frames != 2:
             raise ValueError(f"n_frames is {n_frames}: Active S-L takes a short and a long frame; use 2")
-        self.register_buffer("pairs", exposure_pairs(), persistent=False)
+        self.register_buffer("pairs", exposure_pairs(limits), persistent=False)
         self.mobilenet = TiledMobileNetV2(6, len(self.pairs))
 
     def logits(
@@ -98,11 +99,13 @@ class Uniform(BAENet):
     def __init__(
         self,
         n_frames: int = 4,  # how often the time is repeated
+        limits: Limits = Limits(),  # that the burst obeys
     ) -> None:
         "`ValueError` for n < 1."
         if not (n_frames >= 1):
             raise ValueError(f"n_frames is {n_frames}: a burst needs at least one frame")
-        super().__init__(1, head=lambda logits: published_exposures(logits).expand(-1, n_frames))
+        one = limits.share(n_frames)
+        super().__init__(1, head=lambda f, _: published_exposures(f, one).expand(-1, n_frames))
 
 # %% ../../nbs/policies/50_rivals.ipynb #16-13b-learned-policies
 WITHHELD = ("preview", "gain", "motion")  # inputs of a policy that may be withheld (paper, Table 3)
@@ -115,12 +118,13 @@ class Withhold(nn.Module):
         self,
         n_frames: int,  # frames in the burst
         hidden: str,  # one of WITHHELD
+        limits: Limits = Limits(),  # that the exposure times obey
     ) -> None:
         "`ValueError` for another input."
         super().__init__()
         if hidden not in WITHHELD:
             raise ValueError(f"hidden is {hidden!r}: choose one of {', '.join(WITHHELD)}")
-        self.hidden, self.net = hidden, BAENet(n_frames)
+        self.hidden, self.net = hidden, BAENet(n_frames, limits=limits)
 
     def forward(
         self,

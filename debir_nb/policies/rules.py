@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import FRAME_TIME, T_MAX, T_MIN, budget, generator
+from ..core import FRAME_TIME, T_MAX, T_MIN, Limits, budget, generator
 from ..light.simulator import check_exposures
 from .protocol import check_inputs
 
@@ -20,10 +20,11 @@ class Fixed:
 
     def __init__(
         self,
-        exposures: Float[Tensor, "n"],  # t_i, s
+        exposures: Float[Tensor, "n"],  # t_i, s; 0: not taken
+        limits: Limits = Limits(),  # that they must obey
     ) -> None:
-        "`ValueError` when a time is below t_min or the sum is over the budget of n frames."
-        check_exposures(exposures[None])
+        "`ValueError` when the times do not obey the limits."
+        check_exposures(exposures[None], limits)
         self.exposures = exposures
 
     def __call__(
@@ -38,29 +39,31 @@ class Fixed:
 # %% ../../nbs/policies/20_rules.ipynb #08-13-policies
 def bracket(
     n_frames: int,  # frames in the burst, at least 2
+    limits: Limits = Limits(),  # the first exposure time and the sum
 ) -> Fixed:  # the policy
     """Exposure bracketing: linear from t_min, summing to the budget, {8, 24, 40, 56} ticks for n = 4 (paper,
     Sec. 6.1 and 6.3). `ValueError` for n < 2.
     """
-    if not (n_frames >= 2):
+    if n_frames < 2:
         raise ValueError(f"n_frames is {n_frames}: a bracket needs at least two frames")
-    rise = 2 * (budget(n_frames) / n_frames - T_MIN) / (n_frames - 1)
-    return Fixed(T_MIN + rise * torch.arange(n_frames))
+    rise = 2 * (limits.budget(n_frames) / n_frames - limits.t_min) / (n_frames - 1)
+    return Fixed(limits.t_min + rise * torch.arange(n_frames), limits)
 
 # %% ../../nbs/policies/20_rules.ipynb #11-13-policies
 def random_exposures(
     batch: int,  # how many bursts
     n_frames: int,  # frames in each
     generator: torch.Generator,  # source of randomness
+    limits: Limits = Limits(),  # that they obey
 ) -> Float[Tensor, "b n"]:  # t_i, s
     """Whole ticks from t_min to t_max per frame, independent but for the budget: a burst over it is drawn
     again (paper, Sec. 5.2).
     """
-    low, high = round(T_MIN / FRAME_TIME), round(T_MAX / FRAME_TIME)
-    limit, kept = round(budget(n_frames) / FRAME_TIME), torch.zeros(0, n_frames)
+    low, high, most = (round(t / FRAME_TIME) for t in (limits.t_min, T_MAX, limits.budget(n_frames)))
+    kept = torch.zeros(0, n_frames)
     while len(kept) < batch:
         ticks = torch.randint(low, high + 1, (4 * batch, n_frames), generator=generator).float()
-        kept = torch.cat([kept, ticks[ticks.sum(1) <= limit]])
+        kept = torch.cat([kept, ticks[ticks.sum(1) <= most]])
     return kept[:batch] * FRAME_TIME
 
 # %% ../../nbs/policies/20_rules.ipynb #14-13-policies

@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..core import check_finite
-from .protocol import weighted_mean
+from ..light.sensor import Burst
+from .merge import weighted_mean
+from .protocol import RestorerNet, check_restorable
 
 # %% ../../nbs/restorers/30_burstormer.ipynb #07-11-burstormer
 class Conv(nn.Conv2d):
@@ -433,10 +434,12 @@ def init_near_identity(
             parameter.zero_()
 
 # %% ../../nbs/restorers/30_burstormer.ipynb #61-11-burstormer
-class Burstormer(nn.Module):
+class Burstormer(RestorerNet):
     """Burst restoration (Dudhane et al., Burstormer, CVPR 2023, burst-denoising variant; DEBIR, Sec. 4.4).
     `ValueError` when the sizes cannot be.
     """
+
+    word = "burstormer"
 
     def __init__(
         self,
@@ -464,6 +467,7 @@ class Burstormer(nn.Module):
             )
         super().__init__()
         self.n_frames, self.in_channels, self.residual = n_frames, in_channels, residual
+        self.frames_taken, self.needs_noise = (n_frames,), residual
         self.conv1 = nn.Sequential(Conv(in_channels, features, 3, padding=1, bias=False))
         self.align = EnhancedAlignment(features)
         self.back_projection1 = BackProjection(features, reference=False)
@@ -490,39 +494,64 @@ class Burstormer(nn.Module):
         two = self.rec_conv1(stack(self.back_projection1(x))).unflatten(-1, (2, -1)).movedim(-2, 1)
         return self.out_conv(self.rec_conv2(stack(self.back_projection2(two)))).movedim(-1, 1)
 
+    def predict(
+        self,
+        frames: Float[Tensor, "b n c h w"],  # linear RAW in [0, 1], of any size
+    ) -> Float[Tensor, "b c_out h w"]:  # the image, or the correction when residual
+        "What the network itself says of the frames, padded by reflection to multiples of 4."
+        h, w = frames.shape[-2:]
+        padded = F.pad(frames.flatten(0, 1), (0, -w % 4, 0, -h % 4), mode="reflect")
+        return self.fuse(self.aligned_features(padded.unflatten(0, frames.shape[:2])))[..., :h, :w]
+
     def forward(
         self,
-        # linear RAW in [0, 1], h and w at least 4; frame 1 is the reference
-        burst: Float[Tensor, "b n c h w"],
-        # standard deviation of each frame's noise, > 0, unit of burst; not used by the published form
-        noise_std: Float[Tensor, "b n"] | None = None,
+        burst: Burst,  # frames of in_channels; frame 1 is the reference
     ) -> Float[Tensor, "b c_out h w"]:  # restored frame 1, linear RAW; not clipped
-        """Restore a burst. `ValueError` on a burst of another shape or with non-finite values, or without
-        noise_std > 0 where it is needed.
+        """Restore a burst. `ValueError` as `check_restorable`, for other channels, and for frames that were
+        not
+        taken.
         """
-        if not (burst.ndim == 5 and burst.shape[1:3] == (self.n_frames, self.in_channels)):
+        check_restorable(self, burst)
+        if burst.frames.shape[2] != self.in_channels or not burst.taken.all():
             raise ValueError(
-                f"burst has shape {tuple(burst.shape)}: needs (b, {self.n_frames}, {self.in_channels}, h, w)"
+                f"burst has {burst.frames.shape[2]} channels and {int(burst.taken.sum(1).min())} frames"
+                f" taken: needs {self.in_channels} channels and all {self.n_frames} frames"
             )
-        if not (min(burst.shape[-2:]) >= 4):
-            raise ValueError(f"burst is {burst.shape[-2]}x{burst.shape[-1]} px: needs at least 4x4")
-        check_finite("burst", burst)
-        h, w = burst.shape[-2:]
-        padded = F.pad(burst.flatten(0, 1), (0, -w % 4, 0, -h % 4), mode="reflect").unflatten(
-            0, burst.shape[:2]
-        )
-        out = self.fuse(self.aligned_features(padded))[..., :h, :w]
-        if not self.residual:
-            return out
-        if noise_std is None:
+        out = self.predict(burst.frames)
+        return weighted_mean(burst.frames, burst.noise_std) + out if self.residual else out
+
+    def tile_bytes(
+        self,
+        side: int,  # of a square tile, packed px
+    ) -> int:  # bytes, beside the network itself and the picture
+        "See `Restorer`; fitted to the peak of a process on the CPU (`restorers/80_full_size`)."
+        hidden = int(2.66 * 2 * self.conv1[0].out_channels)
+        return 4 * self.n_frames * side**2 * (11 * hidden + 6 * 9 * OFFSET_GROUPS)
+
+    @classmethod
+    def fresh(
+        cls,
+        n_frames: int,  # frames of a burst, even
+        features: int,  # channels inside, a multiple of 8
+    ) -> "Burstormer":  # untrained, for packed RAW
+        "See `restorers.by_name.fresh_restorer`."
+        return cls(n_frames, features=features)
+
+    @classmethod
+    def of_weights(
+        cls,
+        state: Mapping[str, Tensor],  # by name
+        residual: bool = True,  # the form; False: the published one
+    ) -> "Burstormer":  # of the weights' sizes, untrained
+        "Sizes follow from the weights. `ValueError` when the layers that tell them are missing."
+        sizes = [state.get(name) for name in ("conv1.0.weight", "rec_conv1.0.weight", "out_conv.0.weight")]
+        if not all(w is not None and w.ndim == 4 for w in sizes):
             raise ValueError(
-                "noise_std is missing: give the standard deviation of each frame's noise, (b, n)"
+                "these weights lack conv1.0.weight, rec_conv1.0.weight or out_conv.0.weight as 4-D tensors:"
+                " give Burstormer's own entries, without a prefix"
             )
-        if not (noise_std.shape == burst.shape[:2] and bool((noise_std > 0).all())):
-            raise ValueError(
-                f"noise_std of shape {tuple(noise_std.shape)}: needs {tuple(burst.shape[:2])}, all above 0"
-            )
-        return weighted_mean(burst, noise_std) + out
+        (features, in_channels), pooled, out_channels = sizes[0].shape[:2], sizes[1].shape[1], len(sizes[2])
+        return cls(pooled // features, in_channels, out_channels, features, residual)
 
     @classmethod
     def load_published(
@@ -532,28 +561,17 @@ class Burstormer(nn.Module):
         """Build the published form; sizes follow from the weights. `ValueError` names weights that are
         missing, unexpected or of another shape.
         """
-        sizes = [
-            state_dict.get(name) for name in ("conv1.0.weight", "rec_conv1.0.weight", "out_conv.0.weight")
-        ]
-        if not all(w is not None and w.ndim == 4 for w in sizes):
-            raise ValueError(
-                "state_dict lacks conv1.0.weight, rec_conv1.0.weight or out_conv.0.weight as 4-D tensors:"
-                " pass the network's own entries, without a prefix"
-            )
-        (features, in_channels), pooled, out_channels = sizes[0].shape[:2], sizes[1].shape[1], len(sizes[2])
-        net = cls(pooled // features, in_channels, out_channels, features, residual=False)
-        own = net.state_dict()
-        for problem, names in {
-            "lacks": own.keys() - state_dict.keys(),
-            "has unexpected": state_dict.keys() - own.keys(),
-            "has another shape for": {
-                k for k in own.keys() & state_dict.keys() if own[k].shape != state_dict[k].shape
-            },
-        }.items():
+        net = cls.of_weights(state_dict, residual=False)
+        own, theirs = (
+            {k: w.shape for k, w in s.items() if k != "_extra_state"} for s in (net.state_dict(), state_dict)
+        )
+        other = {k for k in own.keys() & theirs.keys() if own[k] != theirs[k]}
+        wrong = {"lacks": own.keys() - theirs.keys(), "has unexpected": theirs.keys() - own.keys()}
+        for problem, names in (wrong | {"has another shape for": other}).items():
             if names:
                 raise ValueError(
                     f"state_dict {problem} {len(names)} weights, such as {sorted(names)[:3]}: not a"
-                    f" Burstormer for {net.n_frames} frames with {features} features"
+                    f" Burstormer for {net.n_frames} frames"
                 )
-        net.load_state_dict(state_dict)
+        net.load_state_dict(dict(state_dict))
         return net

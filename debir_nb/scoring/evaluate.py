@@ -26,7 +26,7 @@ from .metrics import psnr, ssim
 @torch.no_grad()
 def _scores(
     policy: Policy,  # chooses the exposures
-    restorer: nn.Module,  # (frames, noise_std) -> restored
+    restorer: nn.Module,  # burst -> restored
     store: SceneStore,  # test scenes
     simulator: Simulator,  # without jitter
     seed: int,  # of gains and noise
@@ -51,7 +51,7 @@ def _scores(
     seen = observe(simulator, light, gain, colour, draws)
     exposures, target = policy(*seen), simulator.target(light)
     burst = simulator.burst(light, exposures, gain, draws)
-    restored = restorer(burst.frames, burst.noise_std).clamp(0, 1)
+    restored = restorer(burst).clamp(0, 1)
     check_finite(f"the restoration of scene {scene} ({clip})", restored)
     pictures = develop(restored, colour), develop(target, colour)
     row = (
@@ -76,14 +76,15 @@ def _scores(
 # %% ../../nbs/scoring/20_evaluate.ipynb #26-17-stages
 def evaluate(
     policy: Policy,  # chooses the exposures
-    restorer: nn.Module,  # (frames, noise_std) -> restored
+    restorer: nn.Module,  # burst -> restored
     store: SceneStore,  # test scenes
     simulator: Simulator,  # without jitter
     seed: int,  # of gains and noise
     border: int = 10,  # packed pixels not counted at each side
     # (x, y) -> distance of demosaicked linear RGB, such as `metrics.lpips`; None leaves it out
     perceptual: Callable | None = None,
-    # columns: source, clip, gain (1), motion (px), exposures (ticks of each frame, 0: not taken), psnr, srgb_psnr
+    # columns: source, clip, gain (1), motion (px), exposures (ticks of each frame, 0: not taken), psnr,
+    # srgb_psnr
     # (dB), ssim, srgb_ssim (1) and, when asked for, lpips (1)
 ) -> dict[str, list]:
     """Restore every scene of a store and score it in RAW and in sRGB (paper, Sec. 6). `ValueError` for an

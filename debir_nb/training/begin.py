@@ -13,6 +13,7 @@ from torch import nn
 
 from ..core import generator
 from ..disk import load_weights
+from ..light.sensor import EqualBrightness
 from ..light.simulator import Simulator
 from ..policies.baenet import recalibrate_batchnorm
 from ..policies.by_name import learned_policy
@@ -38,7 +39,7 @@ def begin_policy(
 
     def look():
         return [
-            policy(*observe(Simulator(jitter=True), light, gain, store.colour(index), draws))
+            policy(*observe(Simulator(EqualBrightness(jitter=True)), light, gain, store.colour(index), draws))
             for index, light, gain in (draw_scenes(store, 16, draws, torch.device("cpu")) for _ in range(8))
         ]
 

@@ -85,13 +85,14 @@ def _update(
     accelerator,  # accelerate.Accelerator
     model: nn.Module,  # prepared by it
     optimizer,  # prepared by it
-    loss_fn: Callable,  # (model, generator) -> (loss, dict of numbers)
+    loss_fn: Callable,  # (model, generator, step) -> (loss, dict of numbers)
     draws: torch.Generator,  # this step's
+    step: int,  # its number, from 0
     clip: float,  # largest gradient norm
     name: str,  # of the step, for the message
 ) -> dict:  # loss, gradient norm before clipping, and what loss_fn reported; means over processes
     "One optimisation step; `ValueError` when loss or gradient is not finite."
-    loss, report = loss_fn(model, draws)
+    loss, report = loss_fn(model, draws, step)
     if not (loss.ndim == 0 and loss.requires_grad):
         raise ValueError(
             f"{name}: the loss has shape {tuple(loss.shape)} and requires_grad={loss.requires_grad}: "
@@ -201,7 +202,8 @@ def _logger(
 # %% ../../nbs/training/10_loop.ipynb #39-15-training
 def fit(
     model: nn.Module,  # trained in place, in the train/eval mode it has; ends on the accelerator's device
-    # (model, generator) -> (scalar loss, dict of numbers to record); draws from generator alone; model's
+    # (model, generator, step) -> (scalar loss, dict of numbers to record); draws from generator alone;
+    # model's
     # first parameter tells the device
     loss_fn: Callable,
     *,
@@ -214,9 +216,13 @@ def fit(
     fingerprint: str = "",  # of the run's inputs; see `fingerprint`
     every: int = 50,  # steps between two checkpoints, and rows of the history
     weight_decay: float = 0.01,  # lambda of AdamW, per unit learning rate
+    # parameter groups of AdamW, each with its "params" and a "scale" of the rate; None: all that require
+    # gradients
+    groups: list[dict] | None = None,
     live: str | os.PathLike | None = None,  # folder of DVCLive's record; None keeps none
     description: str = "training",  # title of the progress bar
-    # rows: step (done so far), lr (last), and means over the row's steps of loss, grad_norm (before clipping) and
+    # rows: step (done so far), lr (last), and means over the row's steps of loss, grad_norm (before clipping)
+    # and
     # what loss_fn reports
 ) -> list[dict]:
     """AdamW with cosine annealing (paper, Sec. 5.1) on one CPU or many GPUs; resumes from
@@ -235,60 +241,35 @@ def fit(
         raise ValueError("model has no parameter with requires_grad: unfreeze what shall be trained")
     from accelerate import Accelerator
 
-    accelerator = Accelerator(
-        mixed_precision=_precision(), cpu="WORLD_SIZE" in os.environ and not torch.cuda.is_available()
-    )  # Accelerate lets processes without GPUs know of each other only so
+    # Accelerate lets processes without GPUs know of each other only so
+    without = "WORLD_SIZE" in os.environ and not torch.cuda.is_available()
+    accelerator = Accelerator(mixed_precision=_precision(), cpu=without)
     model.to(accelerator.device)
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=weight_decay, fused=True
-    )
+    groups = groups or [{"params": [p for p in model.parameters() if p.requires_grad], "scale": 1.0}]
+    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=True)
     handle, optimizer = accelerator.prepare(_Handle(model), optimizer)
     checkpoint, main = Path(out) / "checkpoint.pt", accelerator.is_main_process
-    settings = dict(
-        steps=steps,
-        lr=lr,
-        lr_final=lr_final,
-        clip=clip,
-        seed=seed,
-        weight_decay=weight_decay,
-        precision=accelerator.mixed_precision,
-        fingerprint=fingerprint,
-    )
+    settings = {"steps": steps, "lr": lr, "lr_final": lr_final, "clip": clip, "seed": seed}
+    settings |= {"weight_decay": weight_decay, "fingerprint": fingerprint}
+    settings["precision"] = accelerator.mixed_precision
     history = _resume(checkpoint, settings, model, optimizer, accelerator.scaler)
     start, rows = (history[-1]["step"] if history else 0), []
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
-    bar = tqdm(
-        range(start, steps),
-        initial=start,
-        total=steps,
-        desc=description,
-        delay=10,
-        mininterval=2,
-        disable=not main,
-    )
+    looks = {"desc": description, "delay": 10, "mininterval": 2, "disable": not main}
+    bar = tqdm(range(start, steps), initial=start, total=steps, **looks)
     with torch.random.fork_rng(cuda), _logger(live if main else None, history) as log, bar:
         for step in bar:
             rate = cosine(step, steps, lr, lr_final)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["scale"]
             torch.manual_seed(generator(seed, step, 0, 1).initial_seed())
-            rows.append(
-                _update(
-                    accelerator,
-                    handle,
-                    optimizer,
-                    loss_fn,
-                    generator(seed, step),
-                    clip,
-                    f"step {step} of {description}",
-                )
-            )
+            name = f"step {step} of {description}"
+            draws = generator(seed, step)
+            rows.append(_update(accelerator, handle, optimizer, loss_fn, draws, step, clip, name))
             if (step + 1) % every and step + 1 < steps:
                 continue
-            history.append(
-                {"step": step + 1, "lr": rate}
-                | {key: sum(r[key] for r in rows) / len(rows) for key in rows[0]}
-            )
+            means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+            history.append({"step": step + 1, "lr": rate} | means)
             rows = []
             bar.set_postfix(loss=f"{history[-1]['loss']:.4g}", refresh=False)
             if main:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from plain import PlainBurstormer, literal_burst, literal_exposure
 from debir_nb.core import FRAME_TIME, generator
 from debir_nb.light.motion import motion_magnitude
 from debir_nb.light.raw import CameraColour, sample_cfa
+from debir_nb.light.sensor import still_burst
 from debir_nb.light.simulator import Simulator, collect, mean_radiance, timeline
 from debir_nb.policies.baenet import BAENet, export_onnx, recalibrate_batchnorm
 from debir_nb.policies.mobilenet import MobileNetV2
@@ -180,43 +182,43 @@ def networks():
         for parameter in fast.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
     slow = PlainBurstormer(8, 48)
-    slow.load_state_dict(fast.state_dict())
-    return fast, slow, torch.rand(1, 8, 4, 64, 64), torch.full((1, 8), 0.05)
+    slow.load_state_dict({k: w for k, w in fast.state_dict().items() if k != "_extra_state"})
+    return fast, slow, still_burst(torch.rand(1, 8, 4, 64, 64), 0.05)
 
 
-def step(net, burst, std, bfloat16=False):
+def step(net, burst, bfloat16=False):
     def both():
         net.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            restored = net(burst, std)
+            restored = net(burst)
         restored.float().square().mean().backward()
 
     return both
 
 
 def test_the_plain_port_agrees(networks):
-    fast, slow, burst, std = networks
+    fast, slow, burst = networks
     with torch.no_grad():
-        torch.testing.assert_close(fast(burst, std), slow(burst, std), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(fast(burst), slow(burst), atol=1e-4, rtol=1e-4)
 
 
-def restore(net, burst, std, bfloat16=False):
+def restore(net, burst, bfloat16=False):
     def forward():
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            net(burst, std)
+            net(burst)
 
     return forward
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_training_step(row, networks, bfloat16):
-    fast, slow, burst, std = networks
+    fast, slow, burst = networks
     line = row(
         "Burstormer, training step" + " in bfloat16" * bfloat16,
-        step(fast, burst, std, bfloat16),
-        step(slow, burst, std),
+        step(fast, burst, bfloat16),
+        step(slow, burst),
         "plain port",
-        flop=0 if bfloat16 else 3 * flops(lambda: slow(burst, std)),
+        flop=0 if bfloat16 else 3 * flops(lambda: slow(burst)),
         rounds=1,
     )
     (own, _), (port, _) = peak("training", "bf16" if bfloat16 else "fast"), peak("training", "plain")
@@ -227,14 +229,14 @@ def test_training_step(row, networks, bfloat16):
 @pytest.mark.parametrize("bfloat16", [False, True])
 @torch.no_grad()
 def test_inference(row, networks, bfloat16):
-    fast, slow, burst, std = networks
+    fast, slow, burst = networks
     judge(
         row(
             "Burstormer, inference" + " in bfloat16" * bfloat16,
-            restore(fast, burst, std, bfloat16),
-            restore(slow, burst, std),
+            restore(fast, burst, bfloat16),
+            restore(slow, burst),
             "plain port",
-            flop=0 if bfloat16 else flops(lambda: slow(burst, std)),
+            flop=0 if bfloat16 else flops(lambda: slow(burst)),
             rounds=1,
         ),
         ratio=(">=", 1.5),
@@ -328,29 +330,24 @@ def test_full_size(megapixels, request):
 @torch.no_grad()
 def test_tiles_fit(request):
     "A seam is what a tile and its neighbour say of the pixels on both sides of the border between them."
-    net, burst, std = picture(1.5)
-    (tiles, (height, width)), shared = fit_tiles(net, burst, std, 1e9), SharedAttention()
+    net, burst = picture(1.5)
+    tiling, shared = fit_tiles(net, burst, 1e9), SharedAttention()
     with shared.collect(net):
-        list(restore_tiles(net, burst, std, tiles[::2], (height, width)))
+        list(restore_tiles(net, burst, replace(tiling, tiles=tiling.tiles[::2])))
     with shared.use(net):
-        pieces = list(restore_tiles(net, burst, std, tiles, (height, width)))
-    whole, seam = assemble(iter(pieces), tiles), 0
-    for (y, x), piece in zip(tiles, pieces):
+        pieces = list(restore_tiles(net, burst, tiling))
+    whole, seam = assemble(iter(pieces), tiling), 0
+    for (y, x), piece in zip(tiling.tiles, pieces):
+        sides = ((y, tiling.height), (x, tiling.width))
         rows, columns = (
-            (max(kept - 1, start), min(end + 1, start + length))
-            for (start, kept, end), length in ((y, height), (x, width))
+            slice(max(span.first - 1, span.start), min(span.stop + 1, span.start + length))
+            for span, length in sides
         )
-        seam = max(
-            seam,
-            (
-                piece[..., rows[0] - y[0] : rows[1] - y[0], columns[0] - x[0] : columns[1] - x[0]]
-                - whole[..., slice(*rows), slice(*columns)]
-            )
-            .abs()
-            .max()
-            .item(),
-        )
+        inside = piece[
+            ..., rows.start - y.start : rows.stop - y.start, columns.start - x.start : columns.stop - x.start
+        ]
+        seam = max(seam, (inside - whole[..., rows, columns]).abs().max().item())
     judge(
-        note({"what": f"seams between {len(tiles)} tiles", "difference": seam}, request),
+        note({"what": f"seams between {len(tiling.tiles)} tiles", "difference": seam}, request),
         difference=("<=", 1e-4),
     )

@@ -8,6 +8,7 @@ import torch
 from measure import peak_memory
 from plain import PlainBurstormer
 
+from debir_nb.light.sensor import still_burst
 from debir_nb.light.simulator import Simulator, collect, timeline
 from debir_nb.restorers.burstormer import Burstormer
 from debir_nb.restorers.full_size import restore_full_size
@@ -15,11 +16,11 @@ from debir_nb.restorers.full_size import restore_full_size
 
 def training(form):
     net = PlainBurstormer(8, 48) if form == "plain" else Burstormer(8, 4, 4, 48)
-    burst, std = torch.rand(1, 8, 4, 64, 64), torch.full((1, 8), 0.05)
+    burst = still_burst(torch.rand(1, 8, 4, 64, 64), 0.05)
 
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=form == "bf16"):
-            restored = net(burst, std)
+            restored = net(burst)
         restored.float().square().mean().backward()
 
     return step
@@ -37,7 +38,7 @@ def exposure(ticks):
 
 
 def picture(megapixels):
-    "A network that looks around, a smooth burst of four noisy frames, and its noise."
+    "A network that looks around, and a smooth burst of four noisy frames."
     net, side = Burstormer(4, 4, 4, 8).eval(), (float(megapixels) * 1e6 / 4 / 12) ** 0.5
     with torch.no_grad():
         for parameter in net.parameters():
@@ -45,12 +46,12 @@ def picture(megapixels):
     coarse = torch.nn.functional.interpolate(
         torch.rand(1, 4, 96, 128), size=tuple(4 * round(k * side / 4) for k in (3, 4)), mode="bicubic"
     )
-    return net, coarse[:, None] + 0.05 * torch.randn(1, 4, 4, *coarse.shape[2:]), torch.full((1, 4), 0.05)
+    return net, still_burst(coarse[:, None] + 0.05 * torch.randn(1, 4, 4, *coarse.shape[2:]), 0.05)
 
 
 def restoring(megapixels):
-    net, burst, std = picture(megapixels)
-    return lambda: restore_full_size(net, burst, std, memory=1e9)
+    net, burst = picture(megapixels)
+    return lambda: restore_full_size(net, burst, memory=1e9)
 
 
 if __name__ == "__main__":

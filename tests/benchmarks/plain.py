@@ -220,7 +220,8 @@ class PlainBurstormer(nn.Module):
         self.rec_conv1, self.rec_conv2 = gelu(n * f, 2 * f, 1, bias=False), gelu(2 * f, f, 1, bias=False)
         self.out_conv = nn.Sequential(nn.Conv2d(f, 4, 3, padding=1, bias=False))
 
-    def forward(self, burst, noise_std):
+    def forward(self, taken):
+        burst, noise_std = taken.frames, taken.noise_std
         x = self.back_projection1(self.align(frames(self.conv1, burst)))
         two = self.rec_conv1(x.flatten(1, 2)).unflatten(1, (2, -1))
         weights = noise_std.pow(-2) / noise_std.pow(-2).sum(1, keepdim=True)

@@ -15,6 +15,7 @@ from measure import Stopwatch, peak_memory
 from debir_nb import stages
 from debir_nb.core import generator
 from debir_nb.disk import root
+from debir_nb.light.sensor import EqualBrightness
 from debir_nb.light.simulator import Simulator
 from debir_nb.pipeline.params import at_scale, read_params, sections
 from debir_nb.policies.baenet import BAENet
@@ -37,7 +38,7 @@ def trained(stage, n_frames, features, batch, scenes):
     restorer, baenet, simulator = (
         Burstormer(n_frames, 4, 4, features),
         BAENet(n_frames).eval(),
-        Simulator(jitter=True),
+        Simulator(EqualBrightness(jitter=True)),
     )
 
     def warm_up(model, draws):
