@@ -224,7 +224,7 @@ def test_evaluation_is_repeatable_and_pairs_scenes(stores):
     a, b = (
         evaluate(bracket(4), MeanRestorer(), stores["test"], Simulator(), seed=3, border=4) for _ in range(2)
     )
-    assert a == b and len(a["psnr"]) == 4 and [round(t[0]) for t in (a["t1"], a["t4"])] == [8, 56]
+    assert a == b and len(a["psnr"]) == 4 and [round(t) for t in a["exposures"][0]] == [8, 24, 40, 56]
     long = evaluate(
         Fixed(torch.full((4,), 32 * FRAME_TIME)),
         MeanRestorer(),
@@ -261,8 +261,8 @@ def test_threads_score_what_one_would_in_the_same_order(stores):
         torch.set_num_threads(before)
     one, shared = found
     assert one["clip"] == shared["clip"] == stores["test"].column("clip") and one["gain"] == shared["gain"]
-    for name in ("motion", "t1", "psnr", "srgb_ssim"):
-        assert shared[name] == pytest.approx(one[name], abs=1e-4)
+    for name in ("motion", "exposures", "psnr", "srgb_ssim"):
+        np.testing.assert_allclose(shared[name], one[name], atol=1e-4, rtol=0)
 
 
 def test_a_restoration_that_is_not_a_number_stops_the_evaluation_and_names_the_scene(stores):
