@@ -33,7 +33,7 @@ SHOTS = [Shot(t, g) for t, g in ((1e-3, 1), (2e-3, 1), (4e-3, 1), (4e-3, 4), (50
 
 
 def opened(device, black=64, **options):
-    return v4l2.V4L2Camera(f"v4l2:{device.path}", black, white=4095, **options)
+    return v4l2.V4L2Camera(f"v4l2:{device.path}", black=black, white=4095, **options)
 
 
 def exact(device, frame):
@@ -67,8 +67,8 @@ def vivid():
         with v4l2.RawStream(path, name) as stream:
             first, second = (stream.take(time.monotonic() + 20) for _ in range(2))
             # the second of eight bars: no blue in it
-            yellow = first[0][:, stream.width // 8 + 8 : stream.width // 4 - 8]
-            y, x = divmod(stream.layout.pattern.index("B"), 2)
+            yellow = first[0][:, stream.format.width // 8 + 8 : stream.format.width // 4 - 8]
+            y, x = divmod(stream.format.layout.pattern.index("B"), 2)
             found[name] = [
                 first[0].shape,
                 int(first[0].max()),
@@ -86,7 +86,7 @@ def bracket():
         return dict(
             exact=[exact(device, frame) for frame in frames],
             achieved=values,
-            settle=camera._settle,
+            settle=camera._frames.known.settle,
             black=frames[0].photo.black.tolist(),
             ratio=max(light) / min(light),
             starts=[frame.start for frame in frames],

@@ -103,7 +103,7 @@ def test_cameras_are_listed_and_a_backend_without_its_package_says_how_to_get_it
 def test_a_camera_is_opened_by_address_by_backend_or_not_at_all(monkeypatch):
     assert open_camera("simulated").capabilities.name == "simulated camera"
     for wanted, words in (
-        ("leica:usb", "leica:usb is no address"),
+        ("leica:usb", "leica:usb is not the address of a camera"),
         ("simulated:nowhere.png", "does not exist"),
     ):
         with pytest.raises(NoCamera, match=words):
@@ -196,7 +196,10 @@ def test_a_photograph_is_simulated_without_trained_networks(tmp_path, capsys):
     [
         (["restore", "nowhere", "-o", "x.jpg"], "write .dng"),
         (["restore", "nowhere", "-o", "x.png"], "nowhere is no folder"),
-        (["capture", "--policy", "bracket", "--camera", "leica", "--out", "OUT"], "leica is no address"),
+        (
+            ["capture", "--policy", "bracket", "--camera", "leica", "--out", "OUT"],
+            "leica is not the address of a camera",
+        ),
         (["simulate", "nowhere.mp4", "--policy", "bracket", "--out", "OUT"], "does not exist"),
         (["expose", "a.dng", "--previous", "b.dng", "--policy", "bracket"], "error: b.dng: No such file"),
         (
@@ -225,7 +228,7 @@ def test_what_goes_wrong_is_one_line(line, words, tmp_path):
 def test_numbers_that_must_be_above_0(line, number, capsys):
     with pytest.raises(SystemExit) as caught:
         main([*line[:-1], f"{line[-1]}={number}"])
-    assert caught.value.code == 2 and f"{number} is no number above 0" in capsys.readouterr().err
+    assert caught.value.code == 2 and f"{number} is not a number above 0" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_found_before_the_work(models, burst, tmp_path, monkeypatch):

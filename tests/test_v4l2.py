@@ -71,7 +71,7 @@ def test_every_format_comes_through_the_driver(name, padding):
 @pytest.mark.parametrize("latency", [0, 1, 2, 4, 7])
 def test_settling_is_measured_and_enough(latency):
     with FakeVideo(latency=latency) as device, opened(device, settle=None) as camera:
-        assert latency < camera._settle <= latency + 2
+        assert latency < camera._frames.known.settle <= latency + 2
         for shot in (Shot(1e-3), Shot(30e-3), Shot(1e-3, 8), Shot(2e-3, 8)):
             device.run(5)  # frames that nobody takes
             assert (camera.preview(shot).photo.mosaic == device.picture(shot.exposure, shot.gain)).all()
@@ -81,7 +81,7 @@ def test_settling_in_the_dark():
     with FakeVideo() as device:
         device.picture = lambda exposure, gain=1: np.zeros((device.height, device.width), np.uint16)
         with opened(device, settle=None) as camera:
-            assert camera._settle == v4l2.SETTLE
+            assert camera._frames.known.settle == v4l2.SETTLE
 
 
 def test_steps_in_a_row_of_means():
@@ -282,7 +282,7 @@ def test_finding_them():
 def test_a_format_by_name():
     with FakeVideo("SRGGB10P") as device:
         with RawStream(str(device.path), "SRGGB10P") as stream:
-            assert stream.layout.packed
+            assert stream.format.layout.packed
         with pytest.raises(NoRaw, match="SRGGB12"):
             RawStream(str(device.path), "SRGGB12").__enter__()
 

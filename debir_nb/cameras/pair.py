@@ -40,7 +40,7 @@ def capture_pair(
     """Bursts of several cameras at one moment (paper, Sec. 6.2). `ValueError` when names differ; the first
     camera's `CameraError` when one fails.
     """
-    if not (cameras.keys() == policies.keys() and len(cameras) > 1):
+    if cameras.keys() != policies.keys() or len(cameras) < 2:
         raise ValueError(
             f"cameras are {list(cameras)} and policies {list(policies)}: name each camera's policy, for at"
             " least two"
@@ -86,11 +86,10 @@ def score(
     try:
         metric = optional("pyiqa", "iqa").create_metric(SCORES[name][0], device=torch.device("cpu"))
         return [float(metric(picture[None])) for picture in pictures]
-    # not installed; parameters that cannot be downloaded; or read
-    except (ImportError, OSError, RuntimeError) as e:
-        return f"not available: {e}" + (
-            " (with torchvision in torch's own build)" if isinstance(e, ImportError) else ""
-        )
+    except ImportError as e:
+        return f"not available: {e} (with torchvision in torch's own build)"
+    except (OSError, RuntimeError) as e:  # parameters that cannot be downloaded, or read
+        return f"not available: {e}"
 
 # %% ../../nbs/cameras/70_pair.ipynb #15-36-two-cameras
 def restore_pair(
@@ -120,11 +119,11 @@ def compare_pairs(
     """
     if not (len(pictures) == 2 and all(len(each) == len(scenes) > 0 for each in pictures.values())):
         raise ValueError(
-            f"pictures are { ({k: len(v) for k, v in pictures.items()}) } for {len(scenes)} scenes: give two"
-            " names, and one picture of each for every scene"
+            f"pictures are {dict(zip(pictures, map(len, pictures.values())))} for {len(scenes)} scenes: give"
+            " two names, and one picture of each for every scene"
         )
-    found = {}
-    for name, measure in (how or {name: partial(score, name=name) for name in SCORES}).items():
+    found, how = {}, how or {name: partial(score, name=name) for name in SCORES}
+    for name, measure in how.items():
         ours, theirs = ([measure(picture) for picture in each] for each in pictures.values())
         missing = next((s for s in (*ours, *theirs) if isinstance(s, str)), None)
         found[name] = missing or paired_difference(

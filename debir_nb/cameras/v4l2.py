@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUFFERS', 'SETTLE', 'WATCHED', 'STEADY', 'UNIT', 'DECLARED', 'BayerFormat', 'bayer_format', 'unpack_group',
-           'unpack_bayer', 'bayer_formats', 'find_cameras', 'RawStream', 'frames_to_settle', 'black_level',
+           'unpack_bayer', 'bayer_formats', 'find_cameras', 'FrameFormat', 'RawStream', 'frames_to_settle',
+           'black_level', 'Controls', 'Untold', 'Watched', 'watch_steps', 'SettledFrames', 'settled_frames',
            'V4L2Camera', 'open_camera']
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #02-33-v4l2
@@ -14,7 +15,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 
 import numpy as np
@@ -34,7 +35,7 @@ from debir_nb.cameras.protocol import (
     Shot,
     Steps,
 )
-from ..core import optional
+from ..core import PREVIEW_TIME, optional
 from ..light.dng import RawPhoto
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #05-33-v4l2
@@ -50,7 +51,7 @@ class BayerFormat:
 # %% ../../nbs/cameras/40_v4l2.ipynb #06-33-v4l2
 def bayer_format(
     name: str,  # of a pixel format
-) -> BayerFormat | None:  # None where it is no plain Bayer format
+) -> BayerFormat | None:  # None where it is not a plain Bayer format
     "Read the kernel's name of a format."
     found = re.fullmatch(r"S(RGGB|BGGR|GRBG|GBRG)(8|10|12|14|16)(P?)", name)
     return found and BayerFormat(name, found[1], int(found[2]), bool(found[3]))
@@ -63,14 +64,8 @@ def unpack_group(
     "Put high and low bits together again."
     extra, n = bits - 8, {10: 4, 12: 2, 14: 4}[bits]
     low = sum(groups[..., n + k].astype(np.uint32) << 8 * k for k in range(groups.shape[-1] - n))
-    return np.stack(
-        [
-            (groups[..., i].astype(np.uint16) << extra)
-            | ((low >> extra * i) & (2**extra - 1)).astype(np.uint16)
-            for i in range(n)
-        ],
-        -1,
-    )
+    rest = [((low >> extra * i) & (2**extra - 1)).astype(np.uint16) for i in range(n)]
+    return np.stack([(groups[..., i].astype(np.uint16) << extra) | rest[i] for i in range(n)], -1)
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #08-33-v4l2
 def unpack_bayer(
@@ -81,25 +76,20 @@ def unpack_bayer(
     stride: int,  # bytes from one row to the next, padding included
 ) -> UInt16[np.ndarray, "height width"]:  # sensor counts
     "The counts in a frame's bytes. `ValueError` when there are too few bytes."
-    if not (
-        len(data) >= height * stride
-        and stride * 8 >= width * (layout.bits if layout.packed else 8 if layout.bits == 8 else 16)
-    ):
+    each = layout.bits if layout.packed or layout.bits == 8 else 16  # bits of memory for a pixel
+    if len(data) < height * stride or 8 * stride < width * each:
         raise ValueError(
             f"the frame has {len(data)} bytes in rows of {stride}: {height} x {width} px of {layout.name}"
             " need more"
         )
     rows = np.frombuffer(data, np.uint8, height * stride).reshape(height, stride)
     if not layout.packed:
-        return (
-            rows[:, :width].astype(np.uint16)
-            if layout.bits == 8
-            else rows.view("<u2")[:, :width].astype(np.uint16)
-        )
+        counts = rows if layout.bits == 8 else rows.view("<u2")
+        return counts[:, :width].astype(np.uint16)
     size = {10: 5, 12: 3, 14: 7}[layout.bits]
     used = -(-width * layout.bits // (8 * size)) * size
     if used > stride:
-        rows, used = np.pad(rows, ((0, 0), (0, used - stride))), used
+        rows = np.pad(rows, ((0, 0), (0, used - stride)))
     return unpack_group(rows[:, :used].reshape(height, -1, size), layout.bits).reshape(height, -1)[:, :width]
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #13-33-v4l2
@@ -121,7 +111,7 @@ def _explained(
                 f"{path} does not answer any more ({error.strerror}): plug it in again"
             ) from error
         if error.errno == errno.EBUSY:
-            raise CameraBusy(f"{path} is held by another program: close that") from error
+            raise CameraBusy(f"{path} is held by another program: close that program") from error
         raise CameraError(f"{path}: {error}") from error
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #16-33-v4l2
@@ -132,10 +122,8 @@ def bayer_formats(
     video = _video()
     if not video.Capability.VIDEO_CAPTURE & device.info.device_capabilities:
         return []
-    found = [
-        bayer_format(offer.pixel_format.name)
-        for offer in video.iter_read_formats(device, video.BufferType.VIDEO_CAPTURE)
-    ]
+    offers = video.iter_read_formats(device, video.BufferType.VIDEO_CAPTURE)
+    found = [bayer_format(offer.pixel_format.name) for offer in offers]
     return sorted(filter(None, found), key=lambda layout: (-layout.bits, layout.packed))
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #17-33-v4l2
@@ -152,6 +140,88 @@ def find_cameras() -> dict[str, str]:  # address -> name; empty where there are 
 BUFFERS = 4  # frames that the driver can hold for us
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #19-33-v4l2
+def _opened(
+    path: str,  # /dev/video0
+):  # an open linuxpy.video.device.Device
+    "Open a device. `NoCamera`, `CameraBusy`; `ImportError` without the extra."
+    device = _video().Device(path)
+    try:
+        device.open()
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise CameraBusy(f"{path} is held by another program: close that program") from error
+        raise NoCamera(
+            f"{path} cannot be opened ({error.strerror}): is the camera plugged in, and are you in the group"
+            " video?"
+        ) from error
+    return device
+
+# %% ../../nbs/cameras/40_v4l2.ipynb #19b-33-v4l2
+@dataclass(frozen=True)
+class FrameFormat:
+    "How the frames of a stream lie in memory."
+
+    layout: BayerFormat  # of the mosaic
+    height: int  # px
+    width: int  # px
+    stride: int  # bytes from one row to the next, padding included
+
+# %% ../../nbs/cameras/40_v4l2.ipynb #19c-33-v4l2
+def _agreed(
+    capture,  # a linuxpy.video.device.VideoCapture
+    wanted: str | None,  # name of a format; None: the deepest
+    path: str,  # for messages
+) -> FrameFormat:  # what the driver makes of it
+    "Choose a format and read it back. `NoRaw` when the device does not have it, or gives another."
+    video, offers = _video(), bayer_formats(capture.device)
+    chosen = next((offer for offer in offers if wanted in (None, offer.name)), None)
+    if chosen is None:
+        raise NoRaw(
+            f"{path} has no {wanted or 'Bayer RAW'}: it offers"
+            f" {', '.join(offer.name for offer in offers) or 'finished pictures only'}"
+        )
+    old = video.get_raw_format(capture.device, video.BufferType.VIDEO_CAPTURE).fmt.pix
+    capture.set_format(old.width, old.height, video.PixelFormat[chosen.name])
+    taken = capture.get_format()
+    if taken.pixel_format.name != chosen.name:
+        raise NoRaw(
+            f"{path} promises {chosen.name} and gives {taken.pixel_format.name}: this driver cannot be used"
+        )
+    return FrameFormat(chosen, taken.height, taken.width, taken.bytes_per_line)
+
+# %% ../../nbs/cameras/40_v4l2.ipynb #19d-33-v4l2
+def _waiting(
+    device,  # an open linuxpy.video.device.Device
+    seconds: float,  # to wait at most, s
+) -> bool:  # whether there is a frame, or news of the device's end
+    "Wait for a frame."
+    select = device.io.select
+    poll = select.poll()
+    poll.register(device.fileno(), select.POLLIN)
+    return bool(poll.poll(max(0, math.ceil(1000 * seconds))))
+
+# %% ../../nbs/cameras/40_v4l2.ipynb #19g-33-v4l2
+def _frame(
+    capture,  # a linuxpy.video.device.VideoCapture
+    deadline: float,  # of time.monotonic, s
+    path: str,  # for messages
+):  # a linuxpy.video.device.Frame, which may be torn
+    "The oldest frame that the driver holds, or the next. `CaptureTimeout`, `CameraLost`."
+    with _explained(path):
+        while _waiting(capture.device, deadline - time.monotonic()):
+            with contextlib.suppress(BlockingIOError):
+                return capture.buffer.raw_read()
+    raise CaptureTimeout(f"no frame came from {path} in time: is it still sending?")
+
+# %% ../../nbs/cameras/40_v4l2.ipynb #19f-33-v4l2
+def _torn(
+    frame,  # a linuxpy.video.device.Frame
+    form: FrameFormat,  # of the stream
+) -> bool:  # whether something of it is missing
+    "Torn frames are flagged, or short."
+    return bool(frame.flags & _video().BufferFlag.ERROR) or len(frame.data) < form.height * form.stride
+
+# %% ../../nbs/cameras/40_v4l2.ipynb #19e-33-v4l2
 class RawStream:
     """The frames of one video device. `NoCamera`, `CameraBusy`, `NoRaw` when it cannot be opened;
     `ImportError` without the extra.
@@ -166,50 +236,16 @@ class RawStream:
 
     def __enter__(self) -> "RawStream":  # streaming
         "Open the device, choose a format and start."
-        video = _video()
-        self.device = video.Device(self.path)
-        try:
-            self.device.open()
-        except OSError as error:
-            if error.errno == errno.EBUSY:
-                raise CameraBusy(f"{self.path} is held by another program: close that") from error
-            raise NoCamera(
-                f"{self.path} cannot be opened ({error.strerror}): is the camera plugged in, and are you in"
-                " the group video?"
-            ) from error
-        self._capture = video.VideoCapture(self.device, BUFFERS)
+        self.device = _opened(self.path)
+        self._capture = _video().VideoCapture(self.device, BUFFERS)
         try:
             with _explained(self.path):
-                self._start()
+                self.format = _agreed(self._capture, self._wanted, self.path)
+                self._capture.open()
         except BaseException:
             self.__exit__()
             raise
         return self
-
-    def _start(self) -> None:
-        "Choose the format, read back what the driver makes of it, and stream."
-        video, offers = _video(), bayer_formats(self.device)
-        fit = [offer for offer in offers if self._wanted in (None, offer.name)]
-        if not fit:
-            raise NoRaw(
-                f"{self.path} has no {self._wanted or 'Bayer RAW'}: it offers"
-                f" {', '.join(offer.name for offer in offers) or 'finished pictures only'}"
-            )
-        old = video.get_raw_format(self.device, video.BufferType.VIDEO_CAPTURE).fmt.pix
-        self._capture.set_format(old.width, old.height, video.PixelFormat[fit[0].name])
-        taken = self._capture.get_format()
-        if taken.pixel_format.name != fit[0].name:
-            raise NoRaw(
-                f"{self.path} promises {fit[0].name} and gives {taken.pixel_format.name}: this driver cannot"
-                " be used"
-            )
-        self.layout, self.height, self.width, self.stride = (
-            fit[0],
-            taken.height,
-            taken.width,
-            taken.bytes_per_line,
-        )
-        self._capture.open()
 
     def __exit__(
         self,
@@ -224,44 +260,22 @@ class RawStream:
         self._capture = None
         self.device.close()
 
-    def waiting(
-        self,
-        seconds: float,  # to wait at most, s
-    ) -> bool:  # whether there is a frame, or news of the device's end
-        "Wait for a frame."
-        select = self.device.io.select
-        poll = select.poll()
-        poll.register(self.device.fileno(), select.POLLIN)
-        return bool(poll.poll(max(0, math.ceil(1000 * seconds))))
-
     def take(
         self,
         deadline: float,  # of time.monotonic, s
         # mosaic, uint16 (height, width), and the time when it was complete, s on the monotonic clock
     ) -> tuple[np.ndarray, float]:
         "The oldest whole frame that the driver holds, or the next. `CaptureTimeout`, `CameraLost`."
-        video = _video()
-        while True:
-            with _explained(self.path):
-                if not self.waiting(deadline - time.monotonic()):
-                    raise CaptureTimeout(f"no frame came from {self.path} in time: is it still sending?")
-                try:
-                    frame = self._capture.buffer.raw_read()
-                except BlockingIOError:
-                    continue
-            if (
-                not frame.flags & video.BufferFlag.ERROR and len(frame.data) >= self.height * self.stride
-            ):  # torn frames are flagged, or short
-                return (
-                    unpack_bayer(frame.data, self.layout, self.height, self.width, self.stride),
-                    frame.timestamp,
-                )
+        frame = _frame(self._capture, deadline, self.path)
+        while _torn(frame, self.format):
+            frame = _frame(self._capture, deadline, self.path)
+        return unpack_bayer(frame.data, **vars(self.format)), frame.timestamp
 
     def empty(self) -> None:
         "Throw away the frames that wait in the driver: they are as old as the last time somebody asked."
         with _explained(self.path):
             for _ in range(BUFFERS):
-                if not self.waiting(0):
+                if not _waiting(self.device, 0):
                     break
                 with contextlib.suppress(BlockingIOError):
                     self._capture.buffer.raw_read()
@@ -326,11 +340,9 @@ def black_level(
     the times are too close.
     """
     below = long < max(long.max(), 1)
-    if not (ratio >= 1.5):
-        raise ValueError(
-            f"ratio is {ratio:.2f}: the exposure times must differ by half as much again, or more"
-        )
-    if not (below.mean() > 0.5):
+    if ratio < 1.5:
+        raise ValueError(f"ratio is {ratio:.2f}: the long exposure must be at least 1.5 times the short one")
+    if below.mean() <= 0.5:
         raise ValueError(f"{1 - below.mean():.0%} of the pixels are saturated")
     return float((ratio * short[below].mean() - long[below].mean()) / (ratio - 1))
 
@@ -339,6 +351,235 @@ STEADY = 0.0025  # of the range: largest change of a scene whose black level is 
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #34-33-v4l2
 UNIT = Fraction(1, 10_000)  # of the exposure control, s (V4L2_CID_EXPOSURE_ABSOLUTE)
+
+# %% ../../nbs/cameras/40_v4l2.ipynb #34b-33-v4l2
+@dataclass(frozen=True)
+class Controls:
+    "The controls of one device under manual exposure; made by `_controls`."
+
+    path: str  # of the device
+    time: object  # linuxpy's control of the exposure time
+    gain: object | None  # linuxpy's control of the gain; None: there is none, or its law is not known
+    unity: int  # value of the gain control that means gain 1
+
+    @property
+    def exposures(self) -> Range:  # s
+        "Exposure times that can be set."
+        low, high, step = max(self.time.minimum, 1), self.time.maximum, self.time.step
+        return Range(*(float(value * UNIT) for value in (low, high, step)))
+
+    @property
+    def gains(self) -> Range | Steps:  # 1
+        "Gains that can be set."
+        if self.gain is None:
+            return Steps((1.0,))
+        low, high, step = max(self.gain.minimum, 1), self.gain.maximum, self.gain.step
+        return Range(*(value / self.unity for value in (low, high, step)))
+
+    def set(
+        self,
+        shot: Shot,  # wanted
+    ) -> tuple[Fraction, float]:  # exposure, s, and gain that the driver reports
+        "Set both and read them back. `ExposureRefused` when the driver does not let us."
+        exposure = UNIT * _set(self.time, round(shot.exposure / UNIT), self.path)
+        if self.gain is None:
+            return exposure, 1.0
+        return exposure, _set(self.gain, round(shot.gain * self.unity), self.path) / self.unity
+
+# %% ../../nbs/cameras/40_v4l2.ipynb #34c-33-v4l2
+def _controls(
+    device,  # an open linuxpy.video.device.Device
+    path: str,  # of it
+    unity: int | None = None,  # value of the gain control that means gain 1; None: its lowest, if above 0
+) -> Controls:  # under manual exposure
+    "Take over; find the controls of time and gain. `ExposureRefused` without one of time in seconds."
+    _manual(device, path)
+    control, there = _video().raw.ControlID, device.controls.keys()
+    if control.EXPOSURE_ABSOLUTE not in there:
+        raise ExposureRefused(f"{path} has no control of its exposure time in seconds")
+    which = next((c for c in (control.GAIN, control.ANALOGUE_GAIN) if c in there), None)
+    gain = None if which is None else device.controls[which]
+    unity = unity or (gain.minimum if gain is not None else 0)
+    return Controls(path, device.controls[control.EXPOSURE_ABSOLUTE], gain if unity > 0 else None, unity)
+
+# %% ../../nbs/cameras/40_v4l2.ipynb #34e-33-v4l2
+@dataclass(frozen=True)
+class Untold:
+    "What no driver tells of its sensor; None: to be found out. `ValueError` for impossible levels."
+
+    black: int | None = None  # black level, counts
+    white: int | None = None  # saturation, counts
+    unity: int | None = None  # value of the gain control that means gain 1
+    settle: int | None = None  # frames to drop after a change
+
+    def __post_init__(self):
+        "Validate the fields."
+        if not (0 <= (self.black or 0) < (self.white or math.inf)):
+            raise ValueError(f"black is {self.black} and white {self.white}: need 0 <= black < white")
+
+# %% ../../nbs/cameras/40_v4l2.ipynb #34f-33-v4l2
+@dataclass(frozen=True)
+class Watched:
+    "A stream that was watched after three steps of its exposure time: short, long, short."
+
+    times: list[Fraction]  # exposure times that the driver reports, s
+    means: list[list[float]]  # of the frames after each step, counts
+    last: list[np.ndarray]  # the last mosaic of each step, counts
+    now: tuple[Fraction, float]  # exposure time, s, and gain that the device is left at
+
+    def settle(self) -> int:  # frames
+        "How many frames a change costs: one more than measured, or `SETTLE` where no step can be seen."
+        steps = [frames_to_settle(self.means[i], self.means[i - 1][-1]) for i in (1, 2)]
+        return SETTLE if None in steps else max(steps) + 1
+
+    def black(
+        self,
+        white: int,  # saturation, counts
+    ) -> int:  # counts
+        "The black level. `ValueError` where the frames show none."
+        before, long, after = self.last
+        level = sum(black_level(x, long, float(self.times[1] / self.times[0])) for x in (before, after)) / 2
+        if not (abs(before.mean() - after.mean()) <= STEADY * white):
+            raise ValueError(
+                f"the light changed from a mean of {before.mean():.1f} to {after.mean():.1f} counts"
+            )
+        if not (level > -STEADY * white):
+            raise ValueError(f"counts do not grow with the exposure time: at 0 they would be {level:.1f}")
+        return max(round(level), 0)
+
+# %% ../../nbs/cameras/40_v4l2.ipynb #34g-33-v4l2
+def watch_steps(
+    stream: RawStream,  # of the device
+    controls: Controls,  # of the same device
+    timeout: float = 5.0,  # s without a frame
+) -> Watched:  # what the frames show
+    "Step the exposure time up and down, and watch the frames follow."
+    gain = controls.gains.near(1.0)[0]
+    short, long = (Shot(controls.exposures.near(t)[0], gain) for t in (PREVIEW_TIME / 4, PREVIEW_TIME))
+    times, means, last = [], [], []
+    for shot in (short, long, short):
+        with _explained(stream.path):
+            now = controls.set(shot)
+        stream.empty()
+        times.append(now[0])
+        means.append([])
+        for _ in range(WATCHED):
+            mosaic = stream.take(time.monotonic() + timeout)[0]
+            means[-1].append(mosaic.mean())
+        last.append(mosaic)
+    return Watched(times, means, last, now)
+
+# %% ../../nbs/cameras/40_v4l2.ipynb #34h-33-v4l2
+def _found_out(
+    said: Untold,  # what is declared
+    watched: Watched,  # what the frames show
+    path: str,  # of the device
+) -> Untold:  # with settle and black
+    "Fill in what is not declared. `NoRaw` when the black level cannot be measured."
+    if said.settle is None:
+        said = replace(said, settle=watched.settle())
+    if said.black is not None:
+        return said
+    try:
+        return replace(said, black=watched.black(said.white))
+    except ValueError as error:
+        raise NoRaw(
+            f"the driver of {path} does not tell the black level, and it cannot be measured here ({error}):"
+            " point the camera at something dimmer in steady light, cover its lens while it is opened, or"
+            f" declare the black level in the address: v4l2:{path},black=64"
+        ) from error
+
+# %% ../../nbs/cameras/40_v4l2.ipynb #34i-33-v4l2
+def _photo(
+    mosaic: UInt16[np.ndarray, "h w"],  # counts
+    pattern: str,  # Bayer tile
+    known: Untold,  # of its sensor
+    setting: tuple[Fraction, float],  # exposure time, s, and gain
+    path: str,  # of the device
+) -> RawPhoto:  # cut to even sides
+    "A mosaic with what is known of it. `NoRaw` when it holds counts above white."
+    if mosaic.max() > known.white:
+        raise NoRaw(
+            f"{path} delivers counts up to {mosaic.max()}, above its white level {known.white}: the bit depth is"
+            " wrong"
+        )
+    h, w = (side // 2 * 2 for side in mosaic.shape)
+    black, (exposure, gain) = np.full((2, 2), float(known.black)), setting
+    return RawPhoto(mosaic[:h, :w], pattern, black, known.white, exposure, 100 * gain)
+
+# %% ../../nbs/cameras/40_v4l2.ipynb #34j-33-v4l2
+@dataclass
+class SettledFrames:
+    "Frames of the settings that were asked for; made by `settled_frames`."
+
+    stream: RawStream  # of the device
+    controls: Controls  # of the same device
+    known: Untold  # of its sensor, all found out
+    now: tuple[Fraction, float] | None = None  # what the device is set to; None: not known
+    unsettled: int = 0  # frames that do not show it yet
+
+    def set(
+        self,
+        shot: Shot,  # wanted
+    ) -> tuple[Fraction, float]:  # exposure, s, and gain that the driver reports
+        "Set, read back, and remember that a change needs frames to settle."
+        was, self.now = self.now, None
+        self.now = self.controls.set(shot)
+        if self.now != was:
+            self.unsettled = self.known.settle
+        return self.now
+
+    def take(
+        self,
+        shot: Shot,  # wanted
+        timeout: float,  # s beyond the exposure of each frame that is waited for
+    ) -> RawFrame:  # settled
+        "One frame of the settings asked for, or of what the driver made of them."
+        with _explained(self.stream.path):
+            setting = self.set(shot)
+        exposure = float(setting[0])
+        deadline = time.monotonic() + timeout + exposure * (self.unsettled + 2)
+        self.stream.empty()
+        while self.unsettled:
+            self.stream.take(deadline)
+            self.unsettled -= 1
+        mosaic, complete = self.stream.take(deadline)
+        pattern = self.stream.format.layout.pattern
+        photo = _photo(mosaic, pattern, self.known, setting, self.stream.path)
+        return RawFrame(photo, "read back", complete - exposure)
+
+# %% ../../nbs/cameras/40_v4l2.ipynb #34k-33-v4l2
+def settled_frames(
+    stream: RawStream,  # of a device
+    said: Untold,  # what is declared
+) -> SettledFrames:  # ready
+    """Take a device over, and measure what is not declared. `ExposureRefused` when it cannot be controlled,
+    `NoRaw` when its black level cannot be measured.
+    """
+    with _explained(stream.path):
+        controls = _controls(stream.device, stream.path, said.unity)
+    known = replace(said, white=said.white or 2**stream.format.layout.bits - 1, unity=controls.unity)
+    if None not in (known.settle, known.black):
+        return SettledFrames(stream, controls, known)
+    watched = watch_steps(stream, controls)
+    return SettledFrames(stream, controls, _found_out(known, watched, stream.path), watched.now)
+
+# %% ../../nbs/cameras/40_v4l2.ipynb #34l-33-v4l2
+def _capabilities(
+    stream: RawStream,  # of a device
+    controls: Controls,  # of the same device
+) -> Capabilities:  # of the camera
+    "What a device can do."
+    layout = stream.format.layout
+    return Capabilities(
+        name=stream.device.info.card,
+        exposures=controls.exposures,
+        gains=controls.gains,
+        pattern=layout.pattern,
+        bits=layout.bits,
+        known_by="read back",
+        live=True,
+    )
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #35-33-v4l2
 class V4L2Camera:
@@ -349,35 +590,23 @@ class V4L2Camera:
     def __init__(
         self,
         address: str,  # v4l2:/dev/video0
-        black: int | None = None,  # black level, counts; None: measure it on opening
-        white: int | None = None,  # saturation, counts; None: the largest that the format can hold
-        # value of the gain control that means gain 1; None: its lowest, if that is above 0
-        unity: int | None = None,
-        settle: int | None = None,  # frames to drop after a change; None: measure it on opening
+        **untold: int,  # fields of `Untold` that are declared
     ):
-        if not (0 <= (black or 0) < (white or math.inf)):
-            raise ValueError(f"black is {black} and white {white}: need 0 <= black < white")
-        self._stream, self._black, self._white, self._unity, self._settle = (
-            RawStream(address.removeprefix("v4l2:")),
-            black,
-            white,
-            unity,
-            settle,
-        )
+        self._stream, self._untold = RawStream(address.removeprefix("v4l2:")), Untold(**untold)
 
     def __enter__(self) -> "V4L2Camera":  # the camera, under manual exposure
         """Open it, see what it can do, and measure what is not declared. `ExposureRefused` when it cannot be
         controlled, `NoRaw` when its black level cannot be measured.
         """
-        self._stream.__enter__()
+        stream = self._stream.__enter__()
         try:
-            with _explained(self._stream.path):
-                self._prepare()
-            if None in (self._settle, self._black):
-                self._measure()
+            self._frames = settled_frames(stream, self._untold)
+            with _explained(stream.path):
+                self.capabilities = _capabilities(stream, self._frames.controls)
         except BaseException:
-            self._stream.__exit__()
+            stream.__exit__()
             raise
+        self._untold = self._frames.known
         return self
 
     def __exit__(
@@ -387,152 +616,13 @@ class V4L2Camera:
         "Release the camera, even one that is gone."
         self._stream.__exit__()
 
-    def _prepare(self) -> None:
-        "Take over; find the controls of time and gain."
-        device, path, layout, control = (
-            self._stream.device,
-            self._stream.path,
-            self._stream.layout,
-            _video().raw.ControlID,
-        )
-        _manual(device, path)
-        if control.EXPOSURE_ABSOLUTE not in device.controls.keys():
-            raise ExposureRefused(f"{path} has no control of its exposure time in seconds")
-        self._time = device.controls[control.EXPOSURE_ABSOLUTE]
-        self._gain = next(
-            (
-                device.controls[which]
-                for which in (control.GAIN, control.ANALOGUE_GAIN)
-                if which in device.controls.keys()
-            ),
-            None,
-        )
-        self._unity = self._unity or (self._gain.minimum if self._gain else 0)
-        low, step, one = max(self._time.minimum, 1), self._time.step, self._unity
-        gains = (
-            Range(max(self._gain.minimum, 1) / one, self._gain.maximum / one, self._gain.step / one)
-            if one > 0
-            else Steps((1.0,))
-        )
-        if one <= 0:
-            self._gain = None
-        self._white = self._white or 2**layout.bits - 1
-        self._set_to, self._unsettled = None, 0
-        self.capabilities = Capabilities(
-            device.info.card,
-            Range(float(low * UNIT), float(self._time.maximum * UNIT), float(step * UNIT)),
-            gains,
-            layout.pattern,
-            layout.bits,
-            "read back",
-            True,
-        )
-
-    def _turn(
-        self,
-        shot: Shot,  # wanted
-    ) -> tuple[Fraction, float]:  # exposure, s, and gain that the driver reports
-        "Set, read back, and remember that a change needs frames to settle."
-        path, was = self._stream.path, self._set_to
-        self._set_to = None
-        exposure = _set(self._time, round(shot.exposure / UNIT), path)
-        gain = _set(self._gain, round(shot.gain * self._unity), path) if self._gain else None
-        self._set_to = (exposure, gain)
-        if self._set_to != was:
-            self._unsettled = self._settle
-        return exposure * UNIT, gain / self._unity if self._gain else 1.0
-
-    def _measure(
-        self,
-        timeout: float = 5.0,  # s without a frame
-    ) -> None:
-        "Step the exposure time up and down: when do the frames follow, and where do their counts begin?"
-        low, high = (
-            Shot(self.capabilities.exposures.near(t)[0], self.capabilities.gains.near(1.0)[0])
-            for t in (1 / 480, 1 / 120)
-        )
-        times, means, last = [], [], []
-        for shot in (low, high, low):
-            with _explained(self._stream.path):
-                times.append(self._turn(shot)[0])
-            self._stream.empty()
-            means.append([])
-            for _ in range(WATCHED):
-                means[-1].append((mosaic := self._stream.take(time.monotonic() + timeout)[0]).mean())
-            last.append(mosaic)
-        steps = [frames_to_settle(means[i], means[i - 1][-1]) for i in (1, 2)]
-        if self._settle is None:
-            self._settle = SETTLE if None in steps else max(steps) + 1
-        if self._black is None:
-            self._black = self._black_of(*last, float(times[1] / times[0]))
-        self._unsettled = 0
-
-    def _black_of(
-        self,
-        before: np.ndarray,  # mosaic of the short exposure, counts
-        long: np.ndarray,  # of the long one
-        after: np.ndarray,  # of the short one again
-        ratio: float,  # of their exposure times, 1
-    ) -> int:  # counts
-        "The black level that three frames show. `NoRaw` where they show none."
-        try:
-            levels = [black_level(short, long, ratio) for short in (before, after)]
-            if not (abs(before.mean() - after.mean()) <= STEADY * self._white):
-                raise ValueError(
-                    f"the light changed from a mean of {before.mean():.1f} to {after.mean():.1f} counts"
-                )
-            if not (sum(levels) / 2 > -STEADY * self._white):
-                raise ValueError(
-                    f"counts do not grow with the exposure time: at 0 they would be {sum(levels) / 2:.1f}"
-                )
-        except ValueError as error:
-            raise NoRaw(
-                f"the driver of {self._stream.path} does not tell the black level, and it cannot be measured"
-                f" here ({error}): point the camera at something dimmer in steady light, cover its lens while"
-                f" it is opened, or declare it in the address: v4l2:{self._stream.path},black=64"
-            ) from error
-        return max(round(sum(levels) / 2), 0)
-
-    def _take(
-        self,
-        shot: Shot,  # wanted
-        timeout: float,  # s beyond the exposure of each frame that is waited for
-    ) -> RawFrame:  # settled
-        "One frame of the settings asked for, or of what the driver made of them."
-        with _explained(self._stream.path):
-            exposure, gain = self._turn(shot)
-        deadline = time.monotonic() + timeout + float(exposure) * (self._unsettled + 2)
-        self._stream.empty()
-        while self._unsettled:
-            self._stream.take(deadline)
-            self._unsettled -= 1
-        mosaic, complete = self._stream.take(deadline)
-        if mosaic.max() > self._white:
-            raise NoRaw(
-                f"{self._stream.path} delivers counts up to {mosaic.max()}, above its white level"
-                f" {self._white}: the bit depth is wrong"
-            )
-        h, w = (side // 2 * 2 for side in mosaic.shape)
-        photo = RawPhoto(
-            mosaic[:h, :w],
-            self._stream.layout.pattern,
-            np.full((2, 2), float(self._black)),
-            self._white,
-            exposure,
-            100 * gain,
-            None,
-            np.ones(3),
-            np.eye(3),
-        )
-        return RawFrame(photo, "read back", complete - float(exposure))
-
     def preview(
         self,
         shot: Shot,  # exposure and gain, of the camera's own steps
         timeout: float = 10.0,  # s that the frame may take beyond its exposure
     ) -> RawFrame:  # one frame, at those settings or what became of them
         "The next settled frame."
-        return self._take(shot, timeout)
+        return self._frames.take(shot, timeout)
 
     def burst(
         self,
@@ -541,16 +631,16 @@ class V4L2Camera:
     ) -> Iterator[RawFrame]:  # one frame for each shot, in order
         "One settled frame after the other."
         for shot in shots:
-            yield self._take(shot, timeout)
+            yield self._frames.take(shot, timeout)
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #37-33-v4l2
-DECLARED = ("black", "white", "unity", "settle")  # what an address may declare, see `V4L2Camera`
+DECLARED = tuple(field.name for field in fields(Untold))  # what an address may declare
 
 # %% ../../nbs/cameras/40_v4l2.ipynb #38-33-v4l2
 def open_camera(
     address: str,  # v4l2:PATH, and NAME=NUMBER of DECLARED after commas
 ) -> V4L2Camera:  # to be entered with `with`
-    "The camera of an address. `ValueError` when it declares what cannot be declared."
+    "The camera of an address. `ValueError` when the address declares what cannot be declared."
     path, *said = address.split(",")
     said = dict(part.partition("=")[::2] for part in said)
     for name, number in said.items():

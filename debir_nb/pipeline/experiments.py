@@ -9,20 +9,25 @@ __all__ = ['TRAINING', 'label', 'suffix', 'Experiment', 'read_experiments']
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..closure import entry_of, named
+from ..light.words import SENSOR_WORDS
 from ..policies.words import POLICIES
+from ..restorers.words import RESTORERS
 
 # %% ../../nbs/pipeline/15_experiments.ipynb #04-pipeline-15-experiments
 def label(
-    policy: str = "",  # a word of policies/85_words
-    restorer: str = "burstormer",  # a word; burstormer is not said
+    policy: str = "",  # a word of policies/85_words, or an entry
+    restorer: str = "burstormer",  # a word or an entry; burstormer is not said
+    sensor: str = "equal_brightness",  # a word or an entry; equal_brightness is not said
     n_frames: int | None = None,  # frames of a burst; None: those of params.yaml
     variant: str = "",  # what else is different
     restored_by: str = "",  # whose restorer, such as s1; empty: the experiment's own
 ) -> str:  # such as baenet-n2 or baenet-cold-s1; empty where nothing is said
     "The one name of an experiment, for its models, scores, reports and records."
     parts = [
-        policy,
-        "" if restorer == "burstormer" else restorer,
+        named(policy),
+        "" if restorer == "burstormer" else named(restorer),
+        "" if sensor == "equal_brightness" else named(sensor),
         f"n{n_frames}" if n_frames else "",
         variant,
         restored_by,
@@ -41,9 +46,10 @@ def suffix(
 class Experiment:
     "A row of `experiments.yaml`: what is compared, and how it was trained."
 
-    policy: str  # a word of policies/85_words
+    policy: str  # a word of policies/85_words, or an entry
     training: list[str]  # its stages, of S1, S2-1, S2-2, S3, E2E, active, fixed
-    restorer: str = "burstormer"  # a word
+    restorer: str = "burstormer"  # a word or an entry
+    sensor: str = "equal_brightness"  # a word or an entry
     n_frames: int | None = None  # frames of a burst; None: those of params.yaml
     variant: str = ""  # what else is different
     scenes: str = "scenes"  # folder that it learns from and is tested on
@@ -57,13 +63,29 @@ class Experiment:
     @property
     def axes(self) -> dict:  # name -> value
         "What its weights are named after, beside the policy."
-        return {"restorer": self.restorer, "n_frames": self.n_frames, "variant": self.variant}
+        return self.shared | {"variant": self.variant}
+
+    @property
+    def shared(self) -> dict:  # name -> value
+        "What all variants have in common, beside the policy."
+        return {"restorer": self.restorer, "sensor": self.sensor, "n_frames": self.n_frames}
+
+    @property
+    def entries(self) -> tuple[str, ...]:  # such as debir_nb.policies.rules:bracket
+        "What its words stand for. `ValueError` for a word that nobody knows."
+        lists = {"policy": POLICIES, "restorer": RESTORERS, "sensor": SENSOR_WORDS}
+        return tuple(entry_of(getattr(self, what), words, what).split()[0] for what, words in lists.items())
+
+    @property
+    def learns(self) -> bool:  # whether
+        "Whether its policy has weights."
+        return bool({"S2-1", "S2-2", "E2E", "active", "fixed"} & set(self.training))
 
     @property
     def restored_by(self) -> str:  # such as s1; empty: its own
         "Whose restorer it is evaluated with: that of S1, unless one was trained under its exposures."
         own = {"S3", "E2E"} & set(self.training)
-        return "" if own else "s1" + suffix(restorer=self.restorer, n_frames=self.n_frames)
+        return "" if own else "s1" + suffix(**self.shared)
 
     @property
     def name(self) -> str:  # such as baenet-cold-s1
@@ -96,8 +118,10 @@ def read_experiments(
                 f"{path.name}: {name} lacks or has {', '.join(sorted(odd))}: see its first lines"
             )
         table[name] = one = Experiment(**row)
-        if one.policy not in POLICIES:
-            raise ValueError(f"{path.name}: policy of {name} is {one.policy!r}: use {', '.join(POLICIES)}")
+        try:
+            one.entries
+        except ValueError as e:
+            raise ValueError(f"{path.name}: {name}: {e}") from e
         if not set(one.training) <= set(TRAINING):
             raise ValueError(f"{path.name}: training of {name} is {one.training}: use {', '.join(TRAINING)}")
         if one.name != name:

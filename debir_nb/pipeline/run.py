@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..closure import named
 from ..disk import rank, root
 from .experiments import label, suffix
 from .params import read_params, stage_parameters
@@ -41,7 +42,9 @@ def names(
     overrides: dict,  # parameters of this run only
 ) -> dict[str, str]:  # parameters that a notebook may declare: run, name, suffix, weights and start
     "What a run and its experiment are called, how files end that it writes, and with which weights it begins."
-    axes = {axis: overrides[axis] for axis in ("restorer", "n_frames", "variant") if axis in overrides}
+    axes = {
+        axis: overrides[axis] for axis in ("restorer", "sensor", "n_frames", "variant") if axis in overrides
+    }
     said = {axis: overrides[axis] for axis in ("policy", "restored_by") if axis in overrides}
     before = suffix(**{axis: value for axis, value in axes.items() if axis != "variant"})
     return {
@@ -49,7 +52,7 @@ def names(
         "name": label(**{"policy": "baenet"} | said, **axes),
         "suffix": suffix(**axes),
         "weights": "restorer_s1" + before,
-        "start": overrides.get("policy", "baenet") + before + "_warm",
+        "start": named(overrides.get("policy", "baenet")) + before + "_warm",
     }
 
 # %% ../../nbs/pipeline/20_run.ipynb #27-pipeline-20-run
