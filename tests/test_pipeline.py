@@ -9,14 +9,19 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
 
+from debir_nb.closure import closure, package
+from debir_nb.pipeline.experiments import Experiment
+from debir_nb.pipeline.graph import dvc_yaml
 from debir_nb.pipeline.params import (
     SCALES,
     at_scale,
@@ -30,6 +35,7 @@ from debir_nb.pipeline.params import (
 from debir_nb.pipeline.readme import MARKS, PAGES, print_results, readme_rows, write_readme
 from debir_nb.pipeline.run import declared, given, names, stage_notebook
 from debir_nb.pipeline.schedule import side_by_side
+from debir_nb.policies.words import POLICIES
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -208,6 +214,39 @@ def test_a_killed_stage_resumes_to_the_same_weights(project, tmp_path):
     assert all(torch.equal(a, ends["killed"][k]) for k, a in ends["undisturbed"].items())
 
 
+def kernel(process):
+    "The kernel in which a stage's notebook runs, once there is one."
+    patience = time.monotonic() + 120
+    while time.monotonic() < patience:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if any("ipykernel" in word for word in child.cmdline()):
+                return child
+        time.sleep(0.05)
+    raise AssertionError("no kernel was started")
+
+
+@pytest.mark.parametrize("by", ["kernel", "keyboard"])
+def test_a_stage_that_is_killed_says_so_in_one_sentence(project, tmp_path, by):
+    "The kernel, as for want of memory, or by Ctrl-C; the next run begins at the checkpoint."
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder, ignore=shutil.ignore_patterns("reports", "runs", "live", "cache"))
+    command = [sys.executable, "-m", "debir_nb.pipeline", "run", "pretrain", "steps=110", "batch=1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, cwd=folder, env=environment(folder), **pipes)
+    victim, checkpoint = kernel(process), folder / "runs" / "pretrain" / "checkpoint.pt"
+    patience = time.monotonic() + 300
+    while not checkpoint.exists() and time.monotonic() < patience and process.poll() is None:
+        time.sleep(0.05)
+    victim.kill() if by == "kernel" else process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 1 and "Traceback" not in said, said[-3000:]
+    assert said.strip().endswith("pretrain was killed; run it again, it goes on where it was")
+    assert not (folder / "reports" / "pretrain.ipynb").exists() and not victim.is_running()
+    step = torch.load(checkpoint, weights_only=False)["step"]
+    again = run(folder, *command)
+    assert step > 0 and (folder / "reports" / "pretrain.ipynb").exists() and "killed" not in again
+
+
 TWO = [
     "accelerate",
     "launch",
@@ -366,6 +405,85 @@ def test_everything_that_a_stage_needs_is_in_the_repository_or_made_by_a_stage(g
             assert (
                 need in made or (ROOT / need).is_file() or any(out.startswith(f"{need}/") for out in made)
             ), f"{address} needs {need}"
+
+
+def test_dvc_yaml_is_what_follows_from_the_notebooks_and_the_table():
+    written = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    assert written == dvc_yaml(ROOT), "python -m debir_nb.pipeline graph"
+
+
+def test_every_run_depends_on_what_its_notebook_and_its_words_import(graph):
+    for address, stage in graph.items():
+        name, *changes = stage.cmd.split()[4:]
+        notebook, deps = stage_notebook(name), {str(dep) for dep in stage.deps}
+        entries = [POLICIES[word] for word in [parse_changes(changes).get("policy")] if word]
+        modules = {path.relative_to(package().parent).as_posix() for path in closure(notebook, *entries)}
+        assert {notebook.relative_to(ROOT).as_posix(), *modules} <= deps, address
+        assert not [dep for dep in deps if dep.endswith("words.py")], address
+
+
+TRAININGS = ["pretrain", "warm_up", "train_baenet", "finetune@baenet", "finetune@bracket"]
+
+
+def stale(folder, *stages):
+    "Stages of which DVC says that something they depend on has changed."
+    said = json.loads(dvc(folder, "status", "--json", *stages))
+    return {stage for stage, found in said.items() if any("changed deps" in one for one in found)}
+
+
+def test_a_line_in_the_noise_model_is_noticed_and_one_in_a_camera_driver_is_not(project, tmp_path):
+    folder, looked_at = tmp_path / "project", [*TRAININGS, "evaluate@baenet", "results"]
+    shutil.copytree(project, folder)
+    assert stale(folder, *looked_at) == set()
+    driver = folder / "debir_nb" / "cameras" / "v4l2.py"
+    driver.write_text(driver.read_text() + "# another line\n")
+    assert stale(folder, *looked_at) == set()
+    noise = folder / "debir_nb" / "light" / "degradation.py"
+    noise.write_text(noise.read_text() + "# another line\n")
+    assert stale(folder, *looked_at) == set(looked_at)
+
+
+def test_a_new_policy_makes_nobody_elses_stage_stale(project, tmp_path):
+    "A module, a word and a row: its own stages appear, and everything else is as it was."
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder)
+    (folder / "debir_nb" / "policies" / "mine.py").write_text("from .rules import bracket as mine\n")
+    words = folder / "debir_nb" / "policies" / "words.py"
+    text = words.read_text()
+    assert text.count("RULES = {") == 1
+    words.write_text(text.replace("RULES = {", 'RULES = {\n    "mine": "debir_nb.policies.mine:mine",'))
+    table = folder / "experiments.yaml"
+    table.write_text(table.read_text() + "mine: {policy: mine, training: [S1, S3]}\n")
+    run(folder, sys.executable, "-m", "debir_nb.pipeline", "graph")
+    assert stale(folder, *ORDER) == set()
+    planned = dvc(folder, "repro", "--dry", "evaluate@mine")
+    assert re.findall(r"Running stage '([^']+)'", planned) == ["finetune_of@mine", "evaluate@mine"]
+    assert "debir_nb/policies/mine.py" in (folder / "dvc.yaml").read_text()
+
+
+def test_importing_the_list_of_policies_imports_none_of_them():
+    said = run(
+        ROOT, sys.executable, "-c", "import sys, debir_nb.policies.by_name; print(*sys.modules)"
+    ).split()
+    here = {name for name in said if name.startswith("debir_nb.policies.")}
+    assert here == {f"debir_nb.policies.{name}" for name in ("by_name", "protocol", "words")}
+
+
+def test_a_second_restorer_overwrites_nothing():
+    "Names of files differ wherever two experiments do."
+    one = Experiment("baenet", ["S1", "S2-1", "S2-2", "S3"])
+    others = [
+        replace(one, restorer="merge"),
+        replace(one, n_frames=2),
+        replace(one, restorer="merge", n_frames=2),
+        replace(one, variant="cold"),
+        replace(one, policy="uniform"),
+        replace(one, training=["S1", "S2-1", "S2-2"]),
+    ]
+    assert len({e.name for e in [one, *others]}) == 1 + len(others)
+    written = [names("finetune", {"policy": e.policy, **e.axes}) for e in [one, *others[:-1]]]
+    assert len({found["run"] for found in written}) == len(written)
+    assert names("pretrain", {"restorer": "merge"})["suffix"] == "-merge"
 
 
 def test_the_core_does_not_need_an_experiment(graph):

@@ -6,13 +6,13 @@
 __all__ = ['straight_through_mean', 'simulator_with']
 
 # %% ../../nbs/light/55_straight_through.ipynb #02-06a-straight-through
-from .words import SENSOR_WORDS
 from jaxtyping import Float
 from torch import Tensor
 
 from ..closure import entry_of, imported
 from ..core import FRAME_TIME
 from .simulator import Light, Simulator, mean_radiance
+from .words import SENSOR_WORDS
 
 # %% ../../nbs/light/55_straight_through.ipynb #09-06a-straight-through
 def straight_through_mean(

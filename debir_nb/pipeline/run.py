@@ -74,8 +74,8 @@ def given(
     wanted = declared(stage_notebook(stage))
     texts = {name for name, value in wanted.items() if isinstance(value, str)}
     own = {name: value for name, value in names(stage, overrides).items() if name in wanted}
-    in_names = {"variant", "restorer"} - wanted.keys()  # nothing else of a stage depends on them
-    own |= {name: value for name, value in overrides.items() if name not in in_names}
+    seen = {"restorer", "sensor", "variant"} - wanted.keys()  # in its names alone
+    own |= {name: value for name, value in overrides.items() if name not in seen}
     found = stage_parameters(read_params(root() / "params.yaml"), stage, set(wanted), texts, own)
     whole = {
         name for name, value in found.items() if isinstance(value, int) and isinstance(wanted[name], float)
