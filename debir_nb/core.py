@@ -64,7 +64,7 @@ def check_finite(
     bad = (~torch.isfinite(x)).sum().item()
     if bad != 0:
         raise ValueError(
-            f"{name} holds {bad} values that are not finite (NaN or infinity): mend the source of {name}"
+            f"{name} holds {bad} values that are not finite (NaN or infinity): check where {name} comes from"
         )
 
 # %% ../nbs/00_core.ipynb #11-00-core

@@ -114,15 +114,10 @@ def set_weights(
     own = model.state_dict()
     for name in own:
         if not (name in state or name.endswith("_extra_state")):
-            raise ValueError(
-                f"{path} has no {name}: it was written by another network than {type(model).__name__}"
-            )
+            raise ValueError(f"{path} does not fit {type(model).__name__}: {name} is missing")
     for name, value in state.items():
         if name not in own:
-            raise ValueError(
-                f"{path} holds {name}, which {type(model).__name__} does not have: build the network that"
-                " wrote it"
-            )
+            raise ValueError(f"{path} does not fit {type(model).__name__}: it has no {name}")
         if value.shape != own[name].shape:
             raise ValueError(
                 f"{path}: {name} has shape {tuple(value.shape)}, the network needs {tuple(own[name].shape)}: "

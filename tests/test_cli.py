@@ -195,7 +195,7 @@ def test_a_photograph_is_simulated_without_trained_networks(tmp_path, capsys):
     "line, words",
     [
         (["restore", "nowhere", "-o", "x.jpg"], "write .dng"),
-        (["restore", "nowhere", "-o", "x.png"], "nowhere is no folder"),
+        (["restore", "nowhere", "-o", "x.png"], "nowhere is not a folder"),
         (
             ["capture", "--policy", "bracket", "--camera", "leica", "--out", "OUT"],
             "leica is not the address of a camera",

@@ -137,9 +137,9 @@ def test_blur_is_the_way_of_the_hand():
 
 def test_the_tangent_is_the_slope_of_the_loss(networks):
     scene, t, step = unseen_scene("coffee", 1.0), to_seconds([12.5, 16.5, 20.5, 24.5]), 0.04
-    slope = tangent(networks[1], scene, t, 700.0)[1]
+    slope = tangent(networks[1], scene, t, 700.0).slope
     for i, move in enumerate(step * FRAME_TIME * torch.eye(4)):
-        longer, shorter = (tangent(networks[1], scene, t + sign * move, 700.0)[0] for sign in (1, -1))
+        longer, shorter = (tangent(networks[1], scene, t + sign * move, 700.0).loss for sign in (1, -1))
         assert slope[i].item() == pytest.approx((longer - shorter) / (2 * step), rel=0.1, abs=1e-5)
 
 
@@ -168,7 +168,9 @@ def test_the_policy_is_asked_and_its_answer_is_shot(explorers):
 def test_a_round_is_scored_once_and_the_oracle_is_hardly_behind_anybody(networks):
     explorer = make("beat", networks)
     explorer.shoot()
-    numbers = [float(title.get_text().split("\n")[1].split()[0]) for title in explorer.titles[1:5]]
+    numbers = [
+        float(title.get_text().split("\n")[1].split()[0]) for title in explorer.live.pictures.titles[1:5]
+    ]
     assert (
         explorer.played == 1
         and explorer.won == (numbers[0] > numbers[1])

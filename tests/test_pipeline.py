@@ -651,7 +651,7 @@ def test_unknown_scales_keys_and_stages(tmp_path):
     refused = {
         "scale=huge": "scale is 'huge'",
         "scale": "write NAME=VALUE",
-        "train_baenet.rl=1": "train_baenet.rl is no parameter",
+        "train_baenet.rl=1": "train_baenet.rl is not a parameter",
         "scenes.footage=nowhere": "not a folder",
     }
     for change, words in refused.items():

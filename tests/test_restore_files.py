@@ -101,7 +101,7 @@ def test_files_come_in_the_order_of_their_numbers_and_a_manifest_has_the_last_wo
 def test_a_folder_without_frames_is_named(tmp_path):
     with pytest.raises(ValueError, match="no RAW files"):
         raw_files(tmp_path)
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         raw_files(tmp_path / "nowhere")
 
 

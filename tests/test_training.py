@@ -326,7 +326,7 @@ def test_checkpoint_of_another_network_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"checkpoint\.pt: other parameters were trained"):
         fit(frozen, loss_fn, out=tmp_path, **SETTINGS)
     torch.save({"weight": torch.zeros(2)}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match="is no checkpoint of fit"):
+    with pytest.raises(ValueError, match="is not a checkpoint of fit"):
         fit(network(), loss_fn, out=tmp_path, **SETTINGS)
 
 

@@ -214,8 +214,8 @@ def check_frame(
     taken: Capture,  # with at least one frame
     tolerance: float | None,  # EV; None: anything goes
 ) -> None:
-    """Look at the last frame as soon as it is there. `ExposureRefused` when it was exposed otherwise than
-    asked, `ValueError` when its size or pattern is not that of the first.
+    """Look at the last frame as soon as it is there. `ExposureRefused` when its exposure is not the one
+    asked for, `ValueError` when its size or pattern is not that of the first.
     """
     n = len(taken.frames)
     check_burst([f.photo for f in (taken.frames[0], taken.frames[-1])], ["frame 1", f"frame {n}"])

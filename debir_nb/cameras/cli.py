@@ -51,14 +51,14 @@ def find_cameras() -> dict[str, str]:
 def open_camera(
     wanted: str = "simulated",  # an address, or a backend's name if it has one camera
 ) -> Camera:  # not yet entered
-    """A camera by its address. `NoCamera` when there is none such, or several; `ImportError` when its backend
+    """A camera by its address. `NoCamera` when there is no such camera, or several; `ImportError` when its backend
     is not installed.
     """
     name = wanted.partition(":")[0]
     if name not in BACKENDS:
         raise NoCamera(
-            f"{wanted} is not the address of a camera: an address begins with one of {', '.join(BACKENDS)}, as"
-            " simulated:clip.mp4 does; `debir cameras` lists what is there"
+            f"{wanted} is not the address of a camera: an address begins with one of {', '.join(BACKENDS)},"
+            " as simulated:clip.mp4 does; `debir cameras` lists what is there"
         )
     backend = importlib.import_module(BACKENDS[name])
     return backend.open_camera(wanted if ":" in wanted else choose(backend.find_cameras(), wanted))

@@ -66,7 +66,7 @@ def raw_files(
 ) -> list[Path]:  # in the order of the manifest; without one, of their names, numbers by value
     "The frames of a burst. `ValueError` when there are none, or the manifest is damaged."
     if not Path(folder).is_dir():
-        raise ValueError(f"{folder} is no folder: give the one that holds the RAW files of one burst")
+        raise ValueError(f"{folder} is not a folder: give the one that holds the RAW files of one burst")
     listed = Path(folder, "manifest.json")
     if listed.exists():
         found = _listed(listed)

@@ -410,7 +410,7 @@ def _new_raw(
 def _capabilities(
     camera,  # a gphoto2.Camera
     dials: Dials,  # of that camera
-) -> Capabilities:  # but for pattern and depth, which only a frame tells
+) -> Capabilities:  # without pattern and depth, which only a frame tells
     "What a camera can do."
     model, gains = _widget(camera, "cameramodel"), dials.iso.texts if dials.iso else [1]
     return Capabilities(

@@ -69,8 +69,8 @@ class RawFrame:
 # %% ../../nbs/cameras/10_protocol.ipynb #10-30-camera
 @dataclass(frozen=True)
 class Steps:
-    """A control with marked positions; a single one cannot be moved. `ValueError` when there is none, or one
-    is not positive.
+    """A control with marked positions; a single one cannot be moved. `ValueError` without a position, or when
+    one is not positive.
     """
 
     values: tuple[float, ...]  # s or 1
@@ -173,7 +173,7 @@ class CameraError(Exception):
 
 
 class NoCamera(CameraError):
-    "There is no such camera, or several and none was named."
+    "There is no such camera, or there are several and none was named."
 
 
 class CameraBusy(CameraError):
@@ -206,7 +206,7 @@ def choose(
     found: Mapping[str, str],  # address -> description of every camera that is there
     wanted: str | None = None,  # an address, or a backend's name; None: the only camera
 ) -> str:  # its address
-    "Name one camera. `NoCamera` when there is none such, or several."
+    "Name one camera. `NoCamera` when there is no such camera, or several."
     there = "; ".join(f"{address} ({what})" for address, what in found.items()) or "none"
     fit = [address for address in found if wanted in (None, address, address.split(":")[0])]
     if not fit:

@@ -500,8 +500,8 @@ def _photo(
     "A mosaic with what is known of it. `NoRaw` when it holds counts above white."
     if mosaic.max() > known.white:
         raise NoRaw(
-            f"{path} delivers counts up to {mosaic.max()}, above its white level {known.white}: the bit depth is"
-            " wrong"
+            f"{path} delivers counts up to {mosaic.max()}, above its white level {known.white}: the bit"
+            " depth is wrong"
         )
     h, w = (side // 2 * 2 for side in mosaic.shape)
     black, (exposure, gain) = np.full((2, 2), float(known.black)), setting

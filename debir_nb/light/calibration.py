@@ -269,8 +269,8 @@ def noise_profile(
     source: str | os.PathLike | bytes,  # a DNG file, or its bytes
     # shot (variance per unit signal) and read (variance), one pair or one per colour, float64
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """Noise that the file's maker states; `ValueError` when the file states none, or the impossible, `OSError`
-    when it is absent (DNG 1.4, tag 51041).
+    """Noise that the file's maker states; `ValueError` when there is none or it is impossible, `OSError` when
+    the file is absent (DNG 1.4, tag 51041).
     """
     data, name = named_bytes(source)
     profile = tiff_tags(data).get(Tag.NOISE_PROFILE, ())

@@ -204,7 +204,7 @@ def _raw_tags(
     color_matrix: tuple,  # XYZ to camera, 3x3, 1
     model: str,  # name of the camera
 ) -> dict:  # Tag -> (name of the type, values)
-    "The main directory, but for the places of other parts (DNG 1.4)."
+    "The main directory, without the places of other parts (DNG 1.4)."
     h, w = shape
     return {
         Tag.SUBFILE_TYPE: ("long", (0,)),

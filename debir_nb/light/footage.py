@@ -104,7 +104,7 @@ def _count(
     path: Path,  # of the video
 ) -> tuple[int, tuple[int, int], float]:  # frames, (height, width) in px, the container's rate in frames/s
     """Decode a whole video and count; `ValueError` when nothing decodes, or fewer frames than the container
-    promises (but for one: some round a duration).
+    promises (one less is accepted: some containers round a duration).
     """
     with _quiet():
         capture = _video(path)
@@ -128,7 +128,7 @@ def _read_video(
     start: int,  # first frame
     stop: int,  # one past the last frame
 ) -> list[np.ndarray]:  # frames (h, w, 3), uint8 sRGB
-    "Frames `start` to `stop` of a video, decoded from its beginning; `ValueError` when the video ends before."
+    "Frames `start` to `stop` of a video, decoded from its beginning; `ValueError` when it is shorter."
     with _quiet():
         capture = _video(path)
         for _ in range(start):
@@ -309,7 +309,7 @@ def _declaration(
 def read_table(
     folder: str | os.PathLike,  # the footage folder
 ) -> dict[str, Declaration]:  # pattern of names -> what is known; empty without a table
-    "Read `footage.yaml`; `ValueError` when it is not a mapping of names to declarations, or a value cannot be."
+    "Read `footage.yaml`; `ValueError` when it does not map names to declarations, or a value cannot be."
     import yaml
 
     path = Path(folder) / TABLE

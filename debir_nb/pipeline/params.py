@@ -111,7 +111,7 @@ def parse_changes(
 
     for change in changes:
         if "=" not in change:
-            raise ValueError(f"{change!r} is no change: write NAME=VALUE")
+            raise ValueError(f"{change!r} does not say what to change: write NAME=VALUE")
     return {
         name: YAML(typ="safe").load(text) for name, _, text in (change.partition("=") for change in changes)
     }
@@ -133,7 +133,7 @@ def set_params(
         for parent in parents:
             section = section.get(parent, {})
         if name not in section:
-            raise ValueError(f"{key} is no parameter of {path.name}: look there for the names")
+            raise ValueError(f"{key} is not a parameter of {path.name}: look there for the names")
         section[name] = value
     at_scale(None, params["scale"])
     footage = Path(params["scenes"]["footage"])

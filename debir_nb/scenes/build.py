@@ -155,7 +155,7 @@ def scene_bytes(
 
 # %% ../../nbs/scenes/40_build.ipynb #42b-16-scenes
 def check_space(
-    folder: Path,  # where the scenes shall be
+    folder: Path,  # where the scenes will be
     plan: list[PlannedScene],  # from `plan_scenes`
     n_ticks: int,  # length of a scene, radiance frames
 ) -> int:  # bytes needed
@@ -276,7 +276,7 @@ def build_scenes(
 def _finish(
     begun: Path,  # the folder with all scenes
     rows: list[dict],  # of the manifest
-    folder: Path,  # where it shall be
+    folder: Path,  # what it will be called
 ) -> None:
     "Write the manifest, remove the notes and whatever no scene needs, and give the folder its name."
     places = [Path(row["split"], f"{row['row']:05d}.npy") for row in rows]

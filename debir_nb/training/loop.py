@@ -132,12 +132,12 @@ def _resume(
     optimizer,  # changed in place
     scaler,  # float16's loss scaler, changed in place, or None
 ) -> list[dict]:  # history so far; empty for a fresh start
-    "Load a checkpoint of the same settings; `ValueError` when it is unreadable or of another network."
+    "Load a checkpoint of the same settings; `ValueError` when it cannot be read or does not fit the model."
     if not path.exists():
         return []
     saved = read_tensors(path)
     if not (isinstance(saved, dict) and {"settings", "model", "optimizer", "history"} <= saved.keys()):
-        raise ValueError(f"{path} is no checkpoint of fit: delete it to start over")
+        raise ValueError(f"{path} is not a checkpoint of fit: delete it to start over")
     other = {k: v for k, v in saved["settings"].items() if settings.get(k) != v}
     if other:
         warnings.warn(f"{path} belongs to a run with {other}: starting over", stacklevel=3)

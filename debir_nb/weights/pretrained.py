@@ -40,7 +40,7 @@ def fetch(
             continue
         file.unlink()
         raise ValueError(
-            f"{file} was fetched damaged (its hash is not {md5}) and is thrown away: mend the remote, or"
+            f"{file} was damaged on its way (its hash is not {md5}) and is deleted: repair the remote, or"
             " train the networks with `make run`"
         )
 
@@ -79,7 +79,7 @@ def models_folder(
 def load_baenet(
     path: Path,  # a file by `save_weights`
 ) -> BAENet:  # in evaluation mode, on the CPU
-    "BAENet of the sizes of its weights. `ValueError` when the file is damaged or holds another network."
+    "BAENet of the sizes of its weights. `ValueError` when the file is damaged or does not hold BAENet."
     state = read_tensors(path)
     last, first = "mobilenet.classifier.1.weight", "mobilenet.features.0.0.weight"
     if not isinstance(state, dict) or not {last, first} <= state.keys():

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import FRAME_TIME, T_MIN, budget
+from ..core import PREVIEW_GAP, PREVIEW_TIME, T_MIN, budget
 from ..policies.protocol import check_inputs
 
 # %% ../../nbs/yours/10_policy.ipynb #03-60-own-policy
@@ -31,7 +31,7 @@ class OnePixel:
     ) -> Float[Tensor, "b n"]:  # t_i, s
         "Exposure times, equal for all frames. `ValueError` as `check_inputs`."
         check_inputs(preview, gain, motion)
-        still = 55 * FRAME_TIME / motion.clamp(min=1e-3)
+        still = (PREVIEW_TIME + PREVIEW_GAP) / motion.clamp(min=1e-3)
         return still.clamp(T_MIN, budget(self.n_frames) / self.n_frames)[:, None].expand(-1, self.n_frames)
 
 
