@@ -50,9 +50,7 @@ RUN_BY_DVC = [path for path in NOTEBOOKS if path.parent.name in ("stages", "resu
 COLUMNS = 110
 CLASS_LINES = 60  # longer ones are told method by method
 LONG_CLASSES = {  # are being shortened; what is done leaves this list
-    "BAENet",
     "BeatBAENet",
-    "Burstormer",
     "Clip",
     "Explorer",
     "GPhoto2Camera",
@@ -63,7 +61,6 @@ LONG_CLASSES = {  # are being shortened; what is done leaves this list
     "SceneStore",
     "Shutter",
     "SimulatedCamera",
-    "Simulator",
     "V4L2Camera",
 }
 UNPINNED = {"torchvision", "pyiqa"}  # must match the machine's build of torch

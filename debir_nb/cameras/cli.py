@@ -36,8 +36,7 @@ BACKENDS = {
 }  # name -> module with find_cameras and open_camera
 
 # %% ../../nbs/cameras/90_command_line.ipynb #06-37-command-line
-# address -> description; name of a backend -> how to install it, where its package is missing
-def find_cameras() -> dict[str, str]:
+def find_cameras() -> dict[str, str]:  # address -> description; backend -> how to install what it needs
     "Every camera of every backend."
     found = {}
     for name, module in BACKENDS.items():
@@ -51,7 +50,8 @@ def find_cameras() -> dict[str, str]:
 def open_camera(
     wanted: str = "simulated",  # an address, or a backend's name if it has one camera
 ) -> Camera:  # not yet entered
-    """A camera by its address. `NoCamera` when there is no such camera, or several; `ImportError` when its backend
+    """A camera by its address. `NoCamera` when there is no such camera, or several; `ImportError` when its
+    backend
     is not installed.
     """
     name = wanted.partition(":")[0]

@@ -275,7 +275,7 @@ class RawStream:
         "Throw away the frames that wait in the driver: they are as old as the last time somebody asked."
         with _explained(self.path):
             for _ in range(BUFFERS):
-                if not _waiting(self.device, 0):
+                if not _waiting(self.device, 0.0):
                     break
                 with contextlib.suppress(BlockingIOError):
                     self._capture.buffer.raw_read()

@@ -79,7 +79,7 @@ class RoundFigure(LiveFigure):
         "Draw axes without contents."
         figure = Figure(figsize=(9.6, 4.4), dpi=80, layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=[1.25, 1])
-        self.pictures, ax = Pictures(above.subplots(1, 6), "\n"), below.subplots()
+        self.pictures, ax = Pictures([*above.subplots(1, 6)], "\n"), below.subplots()
         ax.set(
             xlim=(0, 80),
             ylim=(3.6, -0.6),

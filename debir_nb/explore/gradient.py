@@ -209,7 +209,7 @@ class Gradient(Explorer):
         rate: float,  # of a step; not drawn
         frame: int,  # 1..4
         speed: float,  # px per frame at 240 frames/s
-        gain: float,  # g_p, 1
+        gain: int,  # g_p, 1
         photograph: str,  # one of UNSEEN
     ) -> str:  # loss and slope
         "Loss, tangent and picture at one exposure."

@@ -39,13 +39,13 @@ class Framing:
     "How a photograph is looked at."
 
     width: int  # to which it is scaled, px
-    middle: tuple[int, int]  # what the camera looks at, px to the right and down
+    middle: tuple[float, float]  # what the camera looks at, px to the right and down
 
 # %% ../../nbs/explore/10_live.ipynb #05b-50-explorers
 UNSEEN = {
-    "astronaut": Framing(400, (176, 92)),
-    "coffee": Framing(440, (255, 204)),
-    "coins": Framing(384, (150, 128)),
+    "astronaut": Framing(400, (176.0, 92.0)),
+    "coffee": Framing(440, (255.0, 204.0)),
+    "coins": Framing(384, (150.0, 128.0)),
 }  # by photograph
 SPEEDS = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0)  # of the hand, px per frame at 240 frames/s
 SIDE = 64  # of a scene, px: the crop that the networks were trained on

@@ -137,8 +137,8 @@ class PolicyMap(Explorer):
         gains = torch.cat([torch.full((m,), float(gain)), self.GAINS, torch.tensor([float(gain)])])
         motions = torch.cat([self.MOTIONS, torch.full((g + 1,), float(motion))])
         found = sweep(self.policies, self.scenes[photograph, 1.0], gains, motions)
-        self.live.show(0, self.MOTIONS, [ticks[:m] for ticks in found.values()], motion)
-        self.live.show(1, self.GAINS, [ticks[m:-1] for ticks in found.values()], gain)
+        self.live.show(0, self.MOTIONS, [ticks[:m] for ticks in found.values()], float(motion))
+        self.live.show(1, self.GAINS, [ticks[m:-1] for ticks in found.values()], float(gain))
         name, ticks = next(iter(found.items()))
         told = ", ".join(f"{t:.1f}" for t in ticks[-1].tolist())
         return f"<b>{name}: {told} ticks</b>, {ticks[-1].sum():.0f} of {TOGETHER} used"

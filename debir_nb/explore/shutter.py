@@ -146,7 +146,7 @@ class ShutterFigure(LiveFigure):
         "Draw what stays."
         figure = Figure(figsize=(9.6, 5.6), dpi=80, layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=[1, 1.35])
-        axes = above.subplots(1, 6)
+        axes = [*above.subplots(1, 6)]
         self.pictures = Pictures(axes, "\n\n", fontsize=8)
         for ax, colour in zip(axes, COLOURS):
             ax.axhline(-0.04, color=colour, lw=5, clip_on=False)
@@ -208,13 +208,14 @@ class Shutter(Explorer):
 
     def show(
         self,
-        gain: float,  # g_p, 1
+        gain: int,  # g_p, 1
         speed: float,  # px per frame at 240 frames/s
         photograph: str,  # one of UNSEEN
         **ticks: int,  # t1..t4
     ) -> str:  # numbers of this burst
         "Take the burst, restore it, and move the artists. `ValueError` over the budget."
-        db = show_burst(self.live, self.restorer, self.scenes[photograph, speed], gain, [*ticks.values()])
+        scene = self.scenes[photograph, speed]
+        db = show_burst(self.live, self.restorer, scene, float(gain), [*ticks.values()])
         return (
             f"<b>restored: {db[-1]:.2f} dB</b>, best single frame {max(db[:-1]):.2f} dB;"
             f" {sum(ticks.values())} of {TOGETHER} ticks used"

@@ -174,8 +174,7 @@ def dequantise(
     return ((codes + 0.998 * chance) / 255).clamp(0, 1)
 
 # %% ../../nbs/light/20_raw.ipynb #36-02-raw
-# cross, row, column, corner; weights, each filter sums to 1
-def malvar_filters() -> Float[Tensor, "4 1 5 5"]:
+def malvar_filters() -> Float[Tensor, "4 1 5 5"]:  # cross, row, column, corner; each sums to 1
     "The four interpolation filters (Malvar, He and Cutler, ICASSP 2004, Fig. 2)."
     cross, row, corner = torch.zeros(3, 5, 5)
     cross[2], cross[1:4, 2] = torch.tensor([-1, 2, 4, 2, -1.0]), torch.tensor([2, 4, 2.0])

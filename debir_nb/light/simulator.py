@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from fastcore.basics import patch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -232,56 +233,60 @@ class Simulator:
         "What the sensor makes of S_{s,e}, for every frame (paper, Eqs. 5, 6, 8)."
         return self.sensor(self.mean(light, start, stop), start, stop, gains, generator)
 
-    def burst(
-        self,
-        light: Light,  # the scenes, linear
-        exposures: Float[Tensor, "b n"],  # t_i, s; 0: not taken
-        preview_gain: Float[Tensor, "b"],  # g_p, 1
-        generator: torch.Generator,  # source of Z
-    ) -> Burst:  # n noisy frames
-        """The burst taken with these exposure times (paper, Eqs. 4-6). `ValueError` on exposures no camera
-        could take.
-        """
-        check_exposures(exposures, self.limits)
-        start, stop = timeline(exposures)
-        taken = exposures > 0
-        if taken.all():
-            return self.expose(light, start, stop, self.sensor.gains(exposures, preview_gain), generator)
-        # a frame that is not taken is exposed as briefly as possible, where a frame is sure to fit, and left
-        # out
-        stand_in = torch.where(taken, exposures, self.limits.t_min)
-        start = torch.where(taken, start, BURST_START)
-        gains = self.sensor.gains(stand_in, preview_gain)
-        return self.expose(light, start, start + stand_in, gains, generator).leave_out(taken)
+# %% ../../nbs/light/50_simulator.ipynb #38a-50-simulator
+@patch
+def burst(
+    self: Simulator,
+    light: Light,  # the scenes, linear
+    exposures: Float[Tensor, "b n"],  # t_i, s; 0: not taken
+    preview_gain: Float[Tensor, "b"],  # g_p, 1
+    generator: torch.Generator,  # source of Z
+) -> Burst:  # n noisy frames
+    """The burst taken with these exposure times (paper, Eqs. 4-6). `ValueError` on exposures no camera
+    could take.
+    """
+    check_exposures(exposures, self.limits)
+    start, stop = timeline(exposures)
+    taken = exposures > 0
+    if taken.all():
+        return self.expose(light, start, stop, self.sensor.gains(exposures, preview_gain), generator)
+    # a frame that is not taken is exposed as briefly as possible, where a frame is sure to fit, and left
+    # out
+    stand_in = torch.where(taken, exposures, self.limits.t_min)
+    start = torch.where(taken, start, BURST_START)
+    gains = self.sensor.gains(stand_in, preview_gain)
+    return self.expose(light, start, start + stand_in, gains, generator).leave_out(taken)
 
-    def previews(
-        self,
-        light: Light,  # the scenes, linear
-        preview_gain: Float[Tensor, "b"],  # g_p, 1
-        generator: torch.Generator,  # source of Z
-    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:  # I'_p and I_p
-        "The two previews before the burst, the earlier one first (paper, Eqs. 9, 10)."
-        stop = (
-            BURST_START
-            - FRAME_GAP
-            - light.frame_exposure.new_tensor([PREVIEW_TIME + PREVIEW_GAP, 0]).expand(len(preview_gain), 2)
-        )
-        taken = self.expose(
-            light, stop - PREVIEW_TIME, stop, preview_gain[:, None].expand_as(stop), generator
-        )
-        return taken.frames[:, 0], taken.frames[:, 1]
+# %% ../../nbs/light/50_simulator.ipynb #38b-50-simulator
+@patch
+def previews(
+    self: Simulator,
+    light: Light,  # the scenes, linear
+    preview_gain: Float[Tensor, "b"],  # g_p, 1
+    generator: torch.Generator,  # source of Z
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:  # I'_p and I_p
+    "The two previews before the burst, the earlier one first (paper, Eqs. 9, 10)."
+    stop = (
+        BURST_START
+        - FRAME_GAP
+        - light.frame_exposure.new_tensor([PREVIEW_TIME + PREVIEW_GAP, 0]).expand(len(preview_gain), 2)
+    )
+    taken = self.expose(light, stop - PREVIEW_TIME, stop, preview_gain[:, None].expand_as(stop), generator)
+    return taken.frames[:, 0], taken.frames[:, 1]
 
-    def target(
-        self,
-        light: Light,  # the scenes, linear
-    ) -> Float[Tensor, "b c h w"]:  # I_gt, linear
-        "The ground truth: the radiance frame at t^0, the first of the first exposure (paper, Sec. 4.3)."
-        k = round(BURST_START / FRAME_TIME)
-        if not (light.n_ticks > k):
-            raise ValueError(
-                f"radiance has {light.n_ticks} frames, the burst starts at frame {k}: use a longer sequence"
-            )
-        before, after = light.sums(
-            torch.tensor([k, k + 1], device=light.frame_exposure.device).expand(len(light.frame_exposure), 2)
-        ).unbind(1)
-        return after - before
+# %% ../../nbs/light/50_simulator.ipynb #38c-50-simulator
+@patch
+def target(
+    self: Simulator,
+    light: Light,  # the scenes, linear
+) -> Float[Tensor, "b c h w"]:  # I_gt, linear
+    "The ground truth: the radiance frame at t^0, the first of the first exposure (paper, Sec. 4.3)."
+    k = round(BURST_START / FRAME_TIME)
+    if not (light.n_ticks > k):
+        raise ValueError(
+            f"radiance has {light.n_ticks} frames, the burst starts at frame {k}: use a longer sequence"
+        )
+    before, after = light.sums(
+        torch.tensor([k, k + 1], device=light.frame_exposure.device).expand(len(light.frame_exposure), 2)
+    ).unbind(1)
+    return after - before

@@ -19,7 +19,9 @@ from .schedule import repro
 def main(
     argv: list[str] | None = None,  # command line; that of the process by default
 ) -> None:
-    "The command line: `run STAGE [NAME=VALUE ...]`, `repro`, `set KEY=VALUE ...`, `graph`, `results`, `readme`."
+    """The command line: `run STAGE [NAME=VALUE ...]`, `repro`, `set KEY=VALUE ...`, `graph`, `results`,
+    `readme`.
+    """
     parser = argparse.ArgumentParser(
         "python -m debir_nb.pipeline",
         description="Run stages of the pipeline and change its parameters.",

@@ -142,6 +142,7 @@ def evaluate(
     return Run(e.name, said(e, "policy", *e.axes, "scenes") | by, needs, e.entries)
 
 # %% ../../nbs/pipeline/25_graph.ipynb #22-pipeline-25-graph
+# stage of dvc.yaml with a run for each experiment -> word of the training, empty for all; what makes the run
 GROUPS = {
     "finetune": ("S3", finetune),
     "evaluate": ("", evaluate),
@@ -151,7 +152,7 @@ GROUPS = {
     "train_of": ("S2-2", train),
     "end_to_end": ("E2E", end_to_end),
     "finetune_of": ("S3", finetune),
-}  # stage of dvc.yaml with a run for each experiment -> word of the training, empty for all; what makes the run
+}
 
 # %% ../../nbs/pipeline/25_graph.ipynb #23-pipeline-25-graph
 def runs_of(

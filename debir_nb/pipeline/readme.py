@@ -100,7 +100,8 @@ def fusion_row(
         "equal": "with four equal exposures",
     }
     gains = [
-        f"{words} {decibels(fusion[f'{name}, static'])} at rest and {decibels(fusion[f'{name}, moving'])} moving"
+        f"{words} {decibels(fusion[f'{name}, static'])} at rest and {decibels(fusion[f'{name}, moving'])}"
+        " moving"
         for name, words in bursts.items()
     ]
     claim = "the restoration network fuses its frames: gain over frame 1 repeated"
@@ -112,8 +113,10 @@ def core_rows(
 ) -> list[str]:  # lines of Markdown
     "What the core found, as the head and the first rows of the README's table."
     return [
-        f"Brackets hold 95 % intervals over {metrics['scenes']} test scenes from {metrics['sources']} unseen"
-        " photographs.",
+        (
+            f"Brackets hold 95 % intervals over {metrics['scenes']} test scenes from {metrics['sources']}"
+            " unseen photographs."
+        ),
         "",
         "| claim of the paper | state | where |",
         "|---|---|---|",
@@ -138,7 +141,10 @@ def experiment_rows(
         f"{closed['closed']:.0%} [{closed['low']:.0%}, {closed['high']:.0%}] of"
         f" {closed['oracle - bracket']:+.2f} dB, {closed['scenes']} scenes"
     )
-    way = "beyond the paper: the share of the way from bracketing to the best possible exposures that BAENet goes"
+    way = (
+        "beyond the paper: the share of the way from bracketing to the best possible exposures that BAENet"
+        " goes"
+    )
     return [
         *(
             row(one["claim"], one["state"], each(one["differences"]), "results/20_tables")

@@ -41,7 +41,9 @@ def names(
     stage: str,  # such as finetune
     overrides: dict,  # parameters of this run only
 ) -> dict[str, str]:  # parameters that a notebook may declare: run, name, suffix, weights and start
-    "What a run and its experiment are called, how files end that it writes, and with which weights it begins."
+    """What a run and its experiment are called, how files end that it writes, and with which weights it
+    begins.
+    """
     axes = {
         axis: overrides[axis] for axis in ("restorer", "sensor", "n_frames", "variant") if axis in overrides
     }

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
+from fastcore.basics import patch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -139,33 +140,35 @@ class BAENet(nn.Module):
         # seconds need more digits than bfloat16 has
         return self.head(self.mobilenet(stack_inputs(preview, gain, motion)).to(gain), self.limits)
 
-    def load_imagenet(
-        self,
-        state_dict: Mapping[str, Tensor],  # torchvision's MobileNetV2 weights, by name
-    ) -> None:
-        """Start from ImageNet weights: R, G, B filters go to the preview's channels (each G of a packed RAW
-        gets half), the motion and gain filters and the classifier stay.
-        `ValueError` when `state_dict` is not MobileNetV2's. The batch statistics belong to other images:
-        see `recalibrate_batchnorm`.
-        """
-        own, first = (
-            dict([*self.mobilenet.named_parameters(), *self.mobilenet.named_buffers()]),
-            "features.0.0.weight",
+# %% ../../nbs/policies/40_baenet.ipynb #47a-40-baenet
+@patch
+def load_imagenet(
+    self: BAENet,
+    state_dict: Mapping[str, Tensor],  # torchvision's MobileNetV2 weights, by name
+) -> None:
+    """Start from ImageNet weights: R, G, B filters go to the preview's channels (each G of a packed RAW
+    gets half), the motion and gain filters and the classifier stay.
+    `ValueError` when `state_dict` is not MobileNetV2's. The batch statistics belong to other images:
+    see `recalibrate_batchnorm`.
+    """
+    own, first = (
+        dict([*self.mobilenet.named_parameters(), *self.mobilenet.named_buffers()]),
+        "features.0.0.weight",
+    )
+    new = {k: v for k, v in state_dict.items() if not k.startswith("classifier.")}
+    if not (
+        new.keys() == {k for k in own if not k.startswith("classifier.")}
+        and new[first].shape == (32, 3, 3, 3)
+        and all(v.shape == own[k].shape for k, v in new.items() if k != first)
+    ):
+        raise ValueError(
+            "state_dict does not hold MobileNetV2's weights: pass the state_dict of"
+            " torchvision.models.mobilenet_v2"
         )
-        new = {k: v for k, v in state_dict.items() if not k.startswith("classifier.")}
-        if not (
-            new.keys() == {k for k in own if not k.startswith("classifier.")}
-            and new[first].shape == (32, 3, 3, 3)
-            and all(v.shape == own[k].shape for k, v in new.items() if k != first)
-        ):
-            raise ValueError(
-                "state_dict does not hold MobileNetV2's weights: pass the state_dict of"
-                " torchvision.models.mobilenet_v2"
-            )
-        r, g, b = new[first].unbind(1)
-        spread = torch.stack([r, g, b] if self.preview_channels == 3 else [r, g / 2, g / 2, b], 1)
-        new[first] = torch.cat([spread.to(own[first]), own[first][:, self.preview_channels :]], 1)
-        self.mobilenet.load_state_dict({**own, **new})
+    r, g, b = new[first].unbind(1)
+    spread = torch.stack([r, g, b] if self.preview_channels == 3 else [r, g / 2, g / 2, b], 1)
+    new[first] = torch.cat([spread.to(own[first]), own[first][:, self.preview_channels :]], 1)
+    self.mobilenet.load_state_dict({**own, **new})
 
 # %% ../../nbs/policies/40_baenet.ipynb #50-10-baenet
 class _Arithmetic(nn.Module):

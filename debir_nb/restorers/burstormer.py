@@ -14,6 +14,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -478,56 +479,6 @@ class Burstormer(RestorerNet):
         if residual:
             init_near_identity(self)
 
-    def aligned_features(
-        self,
-        burst: Float[Tensor, "b n c h w"],  # linear RAW in [0, 1]; h and w multiples of 4
-    ) -> Float[Tensor, "b n h w f"]:  # features of every frame, aligned to frame 1
-        "The first half: features, aligned."
-        return self.align(per_frame(self.conv1, burst.movedim(2, -1).contiguous()))
-
-    def fuse(
-        self,
-        x: Float[Tensor, "b n h w f"],  # aligned features
-    ) -> Float[Tensor, "b c_out h w"]:  # the image, or the correction when residual
-        "The second half: n frames to a pseudo-burst of 2 to one image (Burstormer, Sec. 3.2 and 3.3)."
-        stack = lambda x: x.movedim(1, -2).flatten(-2)  # the frames' channels one after the other
-        two = self.rec_conv1(stack(self.back_projection1(x))).unflatten(-1, (2, -1)).movedim(-2, 1)
-        return self.out_conv(self.rec_conv2(stack(self.back_projection2(two)))).movedim(-1, 1)
-
-    def predict(
-        self,
-        frames: Float[Tensor, "b n c h w"],  # linear RAW in [0, 1], of any size
-    ) -> Float[Tensor, "b c_out h w"]:  # the image, or the correction when residual
-        "What the network itself says of the frames, padded by reflection to multiples of 4."
-        h, w = frames.shape[-2:]
-        padded = F.pad(frames.flatten(0, 1), (0, -w % 4, 0, -h % 4), mode="reflect")
-        return self.fuse(self.aligned_features(padded.unflatten(0, frames.shape[:2])))[..., :h, :w]
-
-    def forward(
-        self,
-        burst: Burst,  # frames of in_channels; frame 1 is the reference
-    ) -> Float[Tensor, "b c_out h w"]:  # restored frame 1, linear RAW; not clipped
-        """Restore a burst. `ValueError` as `check_restorable`, for other channels, and for frames that were
-        not
-        taken.
-        """
-        check_restorable(self, burst)
-        if burst.frames.shape[2] != self.in_channels or not burst.taken.all():
-            raise ValueError(
-                f"burst has {burst.frames.shape[2]} channels and {int(burst.taken.sum(1).min())} frames"
-                f" taken: needs {self.in_channels} channels and all {self.n_frames} frames"
-            )
-        out = self.predict(burst.frames)
-        return weighted_mean(burst.frames, burst.noise_std) + out if self.residual else out
-
-    def tile_bytes(
-        self,
-        side: int,  # of a square tile, packed px
-    ) -> int:  # bytes, beside the network itself and the picture
-        "See `Restorer`; fitted to the peak of a process on the CPU (`restorers/80_full_size`)."
-        hidden = int(2.66 * 2 * self.conv1[0].out_channels)
-        return 4 * self.n_frames * side**2 * (11 * hidden + 6 * 9 * OFFSET_GROUPS)
-
     @classmethod
     def fresh(
         cls,
@@ -537,41 +488,102 @@ class Burstormer(RestorerNet):
         "See `restorers.by_name.fresh_restorer`."
         return cls(n_frames, features=features)
 
-    @classmethod
-    def of_weights(
-        cls,
-        state: Mapping[str, Tensor],  # by name
-        residual: bool = True,  # the form; False: the published one
-    ) -> "Burstormer":  # of the weights' sizes, untrained
-        "Sizes follow from the weights. `ValueError` when the layers that tell them are missing."
-        sizes = [state.get(name) for name in ("conv1.0.weight", "rec_conv1.0.weight", "out_conv.0.weight")]
-        if not all(w is not None and w.ndim == 4 for w in sizes):
-            raise ValueError(
-                "these weights lack conv1.0.weight, rec_conv1.0.weight or out_conv.0.weight as 4-D tensors:"
-                " give Burstormer's own entries, without a prefix"
-            )
-        (features, in_channels), pooled, out_channels = sizes[0].shape[:2], sizes[1].shape[1], len(sizes[2])
-        return cls(pooled // features, in_channels, out_channels, features, residual)
+# %% ../../nbs/restorers/30_burstormer.ipynb #61a-30-burstormer
+@patch
+def aligned_features(
+    self: Burstormer,
+    burst: Float[Tensor, "b n c h w"],  # linear RAW in [0, 1]; h and w multiples of 4
+) -> Float[Tensor, "b n h w f"]:  # features of every frame, aligned to frame 1
+    "The first half: features, aligned."
+    return self.align(per_frame(self.conv1, burst.movedim(2, -1).contiguous()))
 
-    @classmethod
-    def load_published(
-        cls,
-        state_dict: Mapping[str, Tensor],  # the network's weights under their published names
-    ) -> "Burstormer":  # the published form, on the CPU
-        """Build the published form; sizes follow from the weights. `ValueError` names weights that are
-        missing, unexpected or of another shape.
-        """
-        net = cls.of_weights(state_dict, residual=False)
-        own, theirs = (
-            {k: w.shape for k, w in s.items() if k != "_extra_state"} for s in (net.state_dict(), state_dict)
+# %% ../../nbs/restorers/30_burstormer.ipynb #61b-30-burstormer
+@patch
+def fuse(
+    self: Burstormer,
+    x: Float[Tensor, "b n h w f"],  # aligned features
+) -> Float[Tensor, "b c_out h w"]:  # the image, or the correction when residual
+    "The second half: n frames to a pseudo-burst of 2 to one image (Burstormer, Sec. 3.2 and 3.3)."
+    stack = lambda x: x.movedim(1, -2).flatten(-2)  # the frames' channels one after the other
+    two = self.rec_conv1(stack(self.back_projection1(x))).unflatten(-1, (2, -1)).movedim(-2, 1)
+    return self.out_conv(self.rec_conv2(stack(self.back_projection2(two)))).movedim(-1, 1)
+
+# %% ../../nbs/restorers/30_burstormer.ipynb #61c-30-burstormer
+@patch
+def predict(
+    self: Burstormer,
+    frames: Float[Tensor, "b n c h w"],  # linear RAW in [0, 1], of any size
+) -> Float[Tensor, "b c_out h w"]:  # the image, or the correction when residual
+    "What the network itself says of the frames, padded by reflection to multiples of 4."
+    h, w = frames.shape[-2:]
+    padded = F.pad(frames.flatten(0, 1), (0, -w % 4, 0, -h % 4), mode="reflect")
+    return self.fuse(self.aligned_features(padded.unflatten(0, frames.shape[:2])))[..., :h, :w]
+
+# %% ../../nbs/restorers/30_burstormer.ipynb #61d-30-burstormer
+@patch
+def forward(
+    self: Burstormer,
+    burst: Burst,  # frames of in_channels; frame 1 is the reference
+) -> Float[Tensor, "b c_out h w"]:  # restored frame 1, linear RAW; not clipped
+    """Restore a burst. `ValueError` as `check_restorable`, for other channels, and for frames that were
+    not taken.
+    """
+    check_restorable(self, burst)
+    if burst.frames.shape[2] != self.in_channels or not burst.taken.all():
+        raise ValueError(
+            f"burst has {burst.frames.shape[2]} channels and {int(burst.taken.sum(1).min())} frames"
+            f" taken: needs {self.in_channels} channels and all {self.n_frames} frames"
         )
-        other = {k for k in own.keys() & theirs.keys() if own[k] != theirs[k]}
-        wrong = {"lacks": own.keys() - theirs.keys(), "has unexpected": theirs.keys() - own.keys()}
-        for problem, names in (wrong | {"has another shape for": other}).items():
-            if names:
-                raise ValueError(
-                    f"state_dict {problem} {len(names)} weights, such as {sorted(names)[:3]}: not a"
-                    f" Burstormer for {net.n_frames} frames"
-                )
-        net.load_state_dict(dict(state_dict))
-        return net
+    out = self.predict(burst.frames)
+    return weighted_mean(burst.frames, burst.noise_std) + out if self.residual else out
+
+# %% ../../nbs/restorers/30_burstormer.ipynb #61e-30-burstormer
+@patch
+def tile_bytes(
+    self: Burstormer,
+    side: int,  # of a square tile, packed px
+) -> int:  # bytes, beside the network itself and the picture
+    "See `Restorer`; fitted to the peak of a process on the CPU (`restorers/80_full_size`)."
+    hidden = int(2.66 * 2 * self.conv1[0].out_channels)
+    return 4 * self.n_frames * side**2 * (11 * hidden + 6 * 9 * OFFSET_GROUPS)
+
+# %% ../../nbs/restorers/30_burstormer.ipynb #61f-30-burstormer
+@patch(cls_method=True)
+def of_weights(
+    cls: Burstormer,
+    state: Mapping[str, Tensor],  # by name
+    residual: bool = True,  # the form; False: the published one
+) -> "Burstormer":  # of the weights' sizes, untrained
+    "Sizes follow from the weights. `ValueError` when the layers that tell them are missing."
+    sizes = [state.get(name) for name in ("conv1.0.weight", "rec_conv1.0.weight", "out_conv.0.weight")]
+    if not all(w is not None and w.ndim == 4 for w in sizes):
+        raise ValueError(
+            "these weights lack conv1.0.weight, rec_conv1.0.weight or out_conv.0.weight as 4-D tensors:"
+            " give Burstormer's own entries, without a prefix"
+        )
+    (features, in_channels), pooled, out_channels = sizes[0].shape[:2], sizes[1].shape[1], len(sizes[2])
+    return cls(pooled // features, in_channels, out_channels, features, residual)
+
+# %% ../../nbs/restorers/30_burstormer.ipynb #61g-30-burstormer
+@patch(cls_method=True)
+def load_published(
+    cls: Burstormer,
+    state_dict: Mapping[str, Tensor],  # the network's weights under their published names
+) -> "Burstormer":  # the published form, on the CPU
+    """Build the published form; sizes follow from the weights. `ValueError` names weights that are
+    missing, unexpected or of another shape.
+    """
+    net = cls.of_weights(state_dict, residual=False)
+    own, theirs = (
+        {k: w.shape for k, w in s.items() if k != "_extra_state"} for s in (net.state_dict(), state_dict)
+    )
+    other = {k for k in own.keys() & theirs.keys() if own[k] != theirs[k]}
+    wrong = {"lacks": own.keys() - theirs.keys(), "has unexpected": theirs.keys() - own.keys()}
+    for problem, names in (wrong | {"has another shape for": other}).items():
+        if names:
+            raise ValueError(
+                f"state_dict {problem} {len(names)} weights, such as {sorted(names)[:3]}: not a"
+                f" Burstormer for {net.n_frames} frames"
+            )
+    net.load_state_dict(dict(state_dict))
+    return net
