@@ -1,0 +1,176 @@
+"What every restorer promises, what alignment and the merge claim, and sensors that a simulator takes."
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from debir_nb.core import FRAME_TIME, PREVIEW_TIME, generator
+from debir_nb.disk import save_weights
+from debir_nb.light.degradation import burst_gains, standard_normal
+from debir_nb.light.sensor import Burst, still_burst
+from debir_nb.light.simulator import Simulator, collect
+from debir_nb.restorers.alignment import motion_field
+from debir_nb.restorers.by_name import fresh_restorer, load_restorer
+from debir_nb.restorers.full_size import restore_full_size
+from debir_nb.restorers.merge import Merge
+from debir_nb.restorers.words import RESTORERS
+
+WORDS = [*RESTORERS, "debir_nb.yours.restorer:Residual"]
+
+
+def texture(size=48, key=0):
+    "A smooth random picture, (4, size, size), twice as large as it is shown."
+    draws = generator(31, key)
+    waves = [torch.randn(1, 4, k, k, generator=draws) for k in (4, 8, 16, 32)]
+    large = [F.interpolate(w, size=(2 * size, 2 * size), mode="bicubic") / k for k, w in enumerate(waves, 1)]
+    return (0.4 + 0.12 * sum(large)[0]).clamp(0.05, 0.95)
+
+
+def taken(n=4, speed=0.0, noise=0.05, size=48, key=0):
+    "A texture that moves by `speed` px a frame, seen at the middle of each frame; and where it begins."
+    whole = texture(size, key)
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    seen = []
+    for time in [0.0, *(i + 0.5 for i in range(n))]:
+        at = torch.stack([x + size / 2 - speed * time, y + size / 2], -1) / (2 * size - 1) * 2 - 1
+        seen.append(F.grid_sample(whole[None], at[None].float(), "bicubic", align_corners=True)[0])
+    truth, clean = seen[0][None], torch.stack(seen[1:])[None]
+    noisy = clean + noise * torch.randn(clean.shape, generator=generator(32, key))
+    opened = 16 * FRAME_TIME * torch.arange(n)[None]
+    return replace(still_burst(noisy, noise), start=opened, stop=opened + 16 * FRAME_TIME), truth
+
+
+def psnr(a, b, border=6):
+    inner = (..., slice(border, -border), slice(border, -border))
+    return -10 * (a - b)[inner].square().mean().log10().item()
+
+
+def make(word, n=4):
+    torch.manual_seed(0)
+    return fresh_restorer(word, n, 8).eval()
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_an_untrained_restorer_is_better_than_its_first_frame(word):
+    burst, truth = taken()
+    with torch.no_grad():
+        restored = make(word)(burst)
+    assert restored.shape == truth.shape
+    assert psnr(restored, truth) > psnr(burst.frames[:, 0], truth) + 5
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_every_burst_is_restored_as_it_would_be_alone(word):
+    both = [taken(key=key)[0] for key in (1, 2)]
+    one = Burst(*(torch.cat(parts) for parts in zip(*(burst.tensors() for burst in both))))
+    with torch.no_grad():
+        together, alone = make(word)(one), [make(word)(burst) for burst in both]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_restorer_comes_back_from_its_file(word, tmp_path):
+    network, (burst, _) = make(word), taken()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator(5)))
+        save_weights(network, tmp_path / "restorer.pt")
+        again = load_restorer(tmp_path / "restorer.pt")
+        assert type(again) is type(network) and torch.equal(again(burst), network(burst))
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_large_pictures_come_out_of_tiles_as_of_one_piece(word):
+    network, (burst, truth) = make(word), taken(size=256)
+    with torch.no_grad():
+        whole, tiled = network(burst), restore_full_size(network, burst, memory=network.tile_bytes(196))
+    assert psnr(tiled, truth) > psnr(whole, truth) - 0.6
+    if word != "merge":  # whose tiles are aligned each for itself
+        assert (whole - tiled).abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_gradient_passes_through_to_the_frames(word):
+    burst, truth = taken()
+    frames = burst.frames.clone().requires_grad_()
+    loss = (make(word)(still_burst(frames, 0.05)) - truth).square().mean()
+    (found,) = torch.autograd.grad(loss, frames)
+    assert found.isfinite().all() and (found.abs().amax((0, 2, 3, 4)) > 0).all()
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_restorer_refuses_what_it_cannot_restore(word):
+    network, (burst, _) = make(word), taken()
+    with pytest.raises(ValueError, match="NaN"):
+        network(still_burst(burst.frames * torch.nan, 0.05))
+    with pytest.raises(ValueError, match="without noise"):
+        network(still_burst(burst.frames, 0.0))
+    with pytest.raises(ValueError, match="4x4"):
+        network(still_burst(burst.frames[..., :3], 0.05))
+    if 3 not in network.frames_taken:
+        with pytest.raises(ValueError, match="3 frames"):
+            network(still_burst(burst.frames[:, :3], 0.05))
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.6, 2.5])
+def test_alignment_finds_how_far_a_scene_has_moved_since_the_burst_began(speed):
+    burst, _ = taken(speed=speed, noise=0.03)
+    found = motion_field(burst)[0, :, 0, 12:-12, 12:-12].flatten(1).median(1).values
+    assert (found - speed * (torch.arange(4) + 0.5)).abs().max() < 0.3
+
+
+def test_the_merge_of_a_moving_scene_is_far_above_its_mean():
+    burst, truth = taken(speed=2.0)
+    at_rest = psnr(Merge()(taken()[0]), taken()[1])
+    assert psnr(burst.frames.mean(1), truth) + 5 < psnr(Merge()(burst), truth) < at_rest + 0.5
+
+
+def test_a_frame_that_was_not_taken_has_no_part_in_the_merge():
+    burst, _ = taken()
+    without = Burst(*(x[:, :3] for x in burst.tensors()))
+    left = burst.leave_out(torch.tensor([[True, True, True, False]]))
+    assert torch.allclose(Merge()(left), Merge()(without), atol=1e-6)
+
+
+def test_samples_that_are_no_light_have_no_part_in_the_merge():
+    burst, truth = taken(noise=0.02)
+    counts = torch.ones_like(burst.frames, dtype=torch.bool)
+    counts[:, 1, :, 20:24, 20:24] = False
+    spoilt = burst.frames.clone()
+    spoilt[:, 1, :, 20:24, 20:24] = 5.0
+    parts = burst.tensors()[1:]
+    once, twice = (Merge()(Burst(frames, *parts, counts)) for frames in (burst.frames, spoilt))
+    assert torch.allclose(once, twice, atol=1e-5)
+
+
+@dataclass(frozen=True)
+class FixedGain:
+    "A sensor whose brightness grows with the exposure, that counts photons and clips after the noise."
+
+    full: float = 5e3  # photons at white
+
+    def gains(self, exposures, preview_gain):
+        return preview_gain[:, None].expand_as(exposures)
+
+    def __call__(self, radiance, start, stop, gains, generator):
+        bright = radiance * ((stop - start) / PREVIEW_TIME)[..., None, None, None]
+        shot = torch.full_like(start, 1 / self.full)
+        noisy = bright + (bright.clamp(min=1e-6) / self.full).sqrt() * standard_normal(bright, generator)
+        return Burst(noisy.clamp(max=1), shot, 1e-6 + 0 * shot, start, stop, noisy < 1)
+
+
+def test_a_sensor_of_fixed_gain_fits_the_simulator():
+    light = collect(texture(16)[None, None].expand(1, 228, -1, -1, -1).double())
+    times = (torch.tensor([[8.0, 16, 32, 60]], dtype=torch.float64) * FRAME_TIME).requires_grad_()
+    burst = Simulator(FixedGain()).burst(light, times, torch.tensor([600.0]).double(), generator(1))
+    mean = burst.frames.mean((2, 3, 4))[0]
+    brightness = texture(16).double().mean() * times[0].detach() / PREVIEW_TIME
+    assert torch.allclose(mean[:2], brightness[:2], rtol=0.02)
+    assert not burst.counts[0, -1].all() and burst.frames.max() <= 1
+    (slope,) = torch.autograd.grad(burst.frames[0, 0].mean(), times)
+    assert torch.allclose(slope[0, 0] * times[0, 0], mean[0], rtol=0.05) and slope[0, 1:].abs().max() == 0
+    assert torch.equal(
+        burst_gains(times, torch.tensor([600.0]).double()).argsort(1), torch.tensor([[3, 2, 1, 0]])
+    )
