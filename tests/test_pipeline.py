@@ -738,3 +738,24 @@ def test_pages_are_written_from_the_metrics_and_nothing_else_changes(tmp_path):
     (tmp_path / "README.md").write_text("# Title\n")
     with pytest.raises(ValueError, match="must hold each of these lines once"):
         write_readme(tmp_path)
+
+
+def test_a_policy_a_restorer_and_a_sensor_of_ones_own_enter_by_a_row(project, tmp_path):
+    "The examples of yours/, trained and scored by the stages as they are; nothing else is repeated."
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder)
+    entries = {"policy": "policy:OnePixel", "restorer": "restorer:Residual", "sensor": "sensor:Photons"}
+    own = ", ".join(f'{axis}: "debir_nb.yours.{entry}"' for axis, entry in entries.items())
+    table = folder / "experiments.yaml"
+    table.write_text(table.read_text() + f"OnePixel-Residual-Photons: {{{own}, training: [S1, S3]}}\n")
+    run(folder, sys.executable, "-m", "debir_nb.pipeline", "graph")
+    assert stale(folder, *ORDER) == set()
+    assert repro(folder, "evaluate@OnePixel-Residual-Photons") == [
+        "pretrain_of@Residual-Photons",
+        "finetune_of@OnePixel-Residual-Photons",
+        "evaluate@OnePixel-Residual-Photons",
+    ]
+    weights = torch.load(folder / "models" / "restorer_OnePixel-Residual-Photons.pt")
+    assert bytes(weights["_extra_state"]).decode() == "debir_nb.yours.restorer:Residual"
+    scores = json.loads((folder / "scores" / "OnePixel-Residual-Photons.json").read_text())
+    assert len(scores["columns"]["psnr"]) == 8 and min(scores["columns"]["psnr"]) > 10

@@ -51,8 +51,7 @@ def open_camera(
     wanted: str = "simulated",  # an address, or a backend's name if it has one camera
 ) -> Camera:  # not yet entered
     """A camera by its address. `NoCamera` when there is no such camera, or several; `ImportError` when its
-    backend
-    is not installed.
+    backend is not installed.
     """
     name = wanted.partition(":")[0]
     if name not in BACKENDS:

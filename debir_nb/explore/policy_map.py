@@ -19,8 +19,9 @@ from torch import Tensor
 from ..core import FRAME_TIME, generator
 from .live import COLOURS, TOGETHER, UNSEEN, Explorer, Filmed, LiveFigure, Scene
 from ..light.simulator import Simulator
-from ..policies.by_name import LEARNED, RULES, load_policy
+from ..policies.by_name import load_policy
 from ..policies.protocol import Policy
+from ..policies.words import LEARNED, RULES
 
 # %% ../../nbs/explore/50_policy_map.ipynb #06-54-policy
 WORDS = {

@@ -7,6 +7,7 @@ __all__ = ['timeline', 'cumulative', 'weighted_planes', 'Light', 'LightInMemory'
            'check_exposures', 'Simulator']
 
 # %% ../../nbs/light/50_simulator.ipynb #02-06-simulator
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -162,15 +163,16 @@ def mean_radiance(
     """Mean radiance over exposures, differentiable in `start` and `stop` (paper, Eq. 7, mended).
     `ValueError` when an exposure is not longer than the footage's own blur, or ends after the sequence."""
     first, last = start / FRAME_TIME, (stop - light.frame_exposure[:, None]) / FRAME_TIME + 1
-    if not (last > first).all():
+    spans = (last - first).min(), first.min(), last.max()
+    shortest, begin, end = torch.stack(spans).tolist()  # together: a GPU is waited for once
+    if not shortest > 0:
         raise ValueError(
             f"an exposure of {(stop - start).min() * 1e3:.3f} ms cannot be made of footage whose frames hold"
             f" up to {light.frame_exposure.max() * 1e3:.3f} ms of light: expose longer or film faster"
         )
-    end, have = last.max().item(), light.n_ticks
-    if not (first.min().item() > -1e-3 and end < have + 1e-3):
+    if not (begin > -1e-3 and end < light.n_ticks + 1e-3):
         raise ValueError(
-            f"radiance has {have} frames, the exposures span ticks {first.min():.1f} to {end:.1f}: use a"
+            f"radiance has {light.n_ticks} frames, the exposures span ticks {begin:.1f} to {end:.1f}: use a"
             " longer sequence or shorter exposures"
         )
     return chord(light, first, last)
@@ -183,10 +185,12 @@ def check_exposures(
     """`ValueError` unless all exposures are finite, 0 or at least t_min, at most t_u together, and some frame
     is taken (paper, Eq. 3).
     """
-    check_finite("exposures", exposures)
     t_min, t_u = limits.t_min, limits.budget(exposures.shape[1])
     least = exposures.masked_fill(exposures == 0, torch.inf).amin(1)
-    shortest, fewest, longest = least.min().item(), least.max().item(), exposures.sum(1).max().item()
+    bounds = least.amin(), least.amax(), exposures.sum(1).amax()
+    shortest, fewest, longest = torch.stack(bounds).tolist()  # together: a GPU is waited for once
+    if not math.isfinite(shortest + longest):
+        check_finite("exposures", exposures)
     if fewest == torch.inf:
         raise ValueError("exposures holds a burst of zeros: at least one frame must be taken")
     if not shortest >= t_min * (1 - 1e-4):

@@ -128,9 +128,10 @@ def execute(
     copy.parent.mkdir(exist_ok=True)
     streams = {} if rank() else {"stdout_file": sys.stdout, "stderr_file": sys.stderr}
     source, where = (os.path.relpath(path) for path in (stage_notebook(stage), copy))
-    options = {"kernel_name": "python3", "cwd": str(root()), "progress_bar": False}
+    quiet = ["--log-level=ERROR"]  # a kernel warns at each start that it talks to this machine unencrypted
+    options = {"kernel_name": "python3", "cwd": str(root()), "extra_arguments": quiet}
     try:
-        papermill.execute_notebook(source, where, parameters, **options, **streams)
+        papermill.execute_notebook(source, where, parameters, progress_bar=False, **options, **streams)
     except (DeadKernelError, KeyboardInterrupt):
         raise SystemExit(f"\n{stage} was killed; run it again, it goes on where it was") from None
     except papermill.PapermillExecutionError as error:

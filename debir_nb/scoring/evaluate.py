@@ -84,8 +84,7 @@ def evaluate(
     # (x, y) -> distance of demosaicked linear RGB, such as `metrics.lpips`; None leaves it out
     perceptual: Callable | None = None,
     # columns: source, clip, gain (1), motion (px), exposures (ticks of each frame, 0: not taken), psnr,
-    # srgb_psnr
-    # (dB), ssim, srgb_ssim (1) and, when asked for, lpips (1)
+    # srgb_psnr (dB), ssim, srgb_ssim (1) and, when asked for, lpips (1)
 ) -> dict[str, list]:
     """Restore every scene of a store and score it in RAW and in sRGB (paper, Sec. 6). `ValueError` for an
     empty store, and for a scene whose score is not finite: it is named.

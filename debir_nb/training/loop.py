@@ -203,8 +203,7 @@ def _logger(
 def fit(
     model: nn.Module,  # trained in place, in the train/eval mode it has; ends on the accelerator's device
     # (model, generator, step) -> (scalar loss, dict of numbers to record); draws from generator alone;
-    # model's
-    # first parameter tells the device
+    # model's first parameter tells the device
     loss_fn: Callable,
     *,
     steps: int,  # optimisation steps of the whole run
@@ -222,8 +221,7 @@ def fit(
     live: str | os.PathLike | None = None,  # folder of DVCLive's record; None keeps none
     description: str = "training",  # title of the progress bar
     # rows: step (done so far), lr (last), and means over the row's steps of loss, grad_norm (before clipping)
-    # and
-    # what loss_fn reports
+    # and what loss_fn reports
 ) -> list[dict]:
     """AdamW with cosine annealing (paper, Sec. 5.1) on one CPU or many GPUs; resumes from
     `out/checkpoint.pt`, which is removed at the end.

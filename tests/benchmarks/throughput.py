@@ -12,17 +12,18 @@ from tempfile import TemporaryDirectory
 import torch
 from measure import Stopwatch, peak_memory
 
-from debir_nb import stages
 from debir_nb.core import generator
 from debir_nb.disk import root
 from debir_nb.light.sensor import EqualBrightness
 from debir_nb.light.simulator import Simulator
 from debir_nb.pipeline.params import at_scale, read_params, sections
 from debir_nb.policies.baenet import BAENet
-from debir_nb.policies.protocol import random_gains
+from debir_nb.policies.protocol import observe, random_gains
 from debir_nb.policies.rules import random_exposures
 from debir_nb.restorers.burstormer import Burstormer
-from debir_nb.scenes.store import SceneStore, StoredLight
+from debir_nb.scenes.store import SceneStore, StoredLight, open_scenes
+from debir_nb.scoring.search import candidate_errors, candidates
+from debir_nb.training import losses
 from debir_nb.training.loop import fit
 
 PARTS = ("data", "simulate", "policy", "restore", "backward", "other")
@@ -32,36 +33,34 @@ def trained(stage, n_frames, features, batch, scenes):
     """The network that a stage trains and its loss, as in its notebook. The labels of S2-1 are random, which
     take as long to learn from as true ones.
     """
-    store = stages.open_scenes(
-        scenes, "baenet" if stage in ("warm_up", "train_baenet") else "restore", n_frames
-    )
+    store = open_scenes(scenes, "baenet" if stage in ("warm_up", "train_baenet") else "restore", n_frames)
     restorer, baenet, simulator = (
         Burstormer(n_frames, 4, 4, features),
         BAENet(n_frames).eval(),
         Simulator(EqualBrightness(jitter=True)),
     )
 
-    def warm_up(model, draws):
-        index, light, gain = stages.draw_scenes(store, batch, draws, torch.device("cpu"))
+    def warm_up(model, draws, step):
+        index, light, gain = losses.draw_scenes(store, batch, draws, torch.device("cpu"))
         return (
-            stages.warm_up_loss(
-                model(*stages.observe(simulator, light, gain, store.colour(index), draws)),
+            losses.warm_up_loss(
+                model(*observe(simulator, light, gain, store.colour(index), draws)),
                 random_exposures(batch, n_frames, draws),
             ),
             {},
         )
 
     if stage == "pretrain":
-        return restorer, lambda model, draws: stages.pretraining_loss(
+        return restorer, lambda model, draws, step: losses.pretraining_loss(
             model, store, simulator, n_frames, batch, draws
         )
     if stage == "warm_up":
         return baenet.train(), warm_up
     if stage == "train_baenet":
-        return baenet, lambda model, draws: stages.debir_loss(
+        return baenet, lambda model, draws, step: losses.debir_loss(
             model, restorer.eval().requires_grad_(False), store, simulator, batch, draws
         )
-    return restorer, lambda model, draws: stages.debir_loss(
+    return restorer, lambda model, draws, step: losses.debir_loss(
         baenet.requires_grad_(False), model, store, simulator, batch, draws
     )
 
@@ -73,9 +72,9 @@ def train(stage, given, scenes, steps, begins):
         iter(range(steps)),
     )
 
-    def announced(model, draws):
+    def announced(model, draws, step):
         begins(next(turn))
-        return loss(model, draws)
+        return loss(model, draws, step)
 
     with TemporaryDirectory() as out:
         fit(
@@ -93,7 +92,7 @@ def train(stage, given, scenes, steps, begins):
 def search(given, scenes, steps, begins):
     "Some batches of the search for pseudo ground truth, S2-1."
     store, restorer, batch = (
-        stages.open_scenes(scenes, "baenet", given["n_frames"]),
+        open_scenes(scenes, "baenet", given["n_frames"]),
         Burstormer(given["n_frames"], 4, 4, given["features"]).eval(),
         given["batch"],
     )
@@ -103,8 +102,8 @@ def search(given, scenes, steps, begins):
             torch.arange(step * batch, (step + 1) * batch) % len(store),
             random_gains(batch, generator(step)),
         )
-        stages.candidate_errors(
-            restorer, Simulator(), store.light(index), gain, stages.candidates(given["n_frames"]), (step,)
+        candidate_errors(
+            restorer, Simulator(), store.light(index), gain, candidates(given["n_frames"]), (step,)
         )
 
 
@@ -122,10 +121,10 @@ def measure(scale, stage, scenes, steps):
         ("data", SceneStore, "light", "colour"),
         ("data", StoredLight, "sums"),
         ("simulate", Simulator, "burst", "target"),
-        ("simulate", stages, "observe"),
+        ("simulate", losses, "observe"),
         ("policy", BAENet, "forward"),
         ("restore", Burstormer, "forward"),
-        ("restore", stages, "restoration_loss"),
+        ("restore", losses, "restoration_loss"),
         ("backward", torch.Tensor, "backward"),
     ):
         watch.watch(part, owner, *names)
