@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARKS', 'PAGES', 'print_results', 'decibels', 'row', 'behaviour_rows', 'lead_rows', 'fusion_row', 'core_rows',
-           'experiment_rows', 'readme_rows', 'quoted', 'write_readme']
+           'claim_rows', 'oracle_row', 'gradient_rows', 'readme_rows', 'quoted', 'write_readme']
 
 # %% ../../nbs/pipeline/40_readme.ipynb #02-pipeline-40-readme
 import json
@@ -126,37 +126,41 @@ def core_rows(
     ]
 
 # %% ../../nbs/pipeline/40_readme.ipynb #26a-18-pipeline
-def experiment_rows(
+def claim_rows(
     tables: dict,  # results/tables.json
-    oracle: dict,  # results/oracle.json
-    gradient: dict,  # results/gradient.json
 ) -> list[str]:  # lines of Markdown
-    "What the experiments found, as further rows of that table."
+    "The claims of the tables, each with the differences that it stands on."
+    return [
+        row(
+            one["claim"],
+            one["state"],
+            "; ".join(f"{title} {decibels(d)}" for title, d in one["differences"].items()),
+            "results/20_tables",
+        )
+        for one in tables["claims"]
+    ]
 
-    def each(found):
-        return "; ".join(f"{title} {decibels(d)}" for title, d in found.items())
-
+# %% ../../nbs/pipeline/40_readme.ipynb #26g-pipeline-40-readme
+def oracle_row(
+    oracle: dict,  # results/oracle.json
+) -> str:  # a line of Markdown
+    "How near BAENet comes to the best possible exposures."
     closed = oracle["groups"]["all"]
+    claim = "beyond the paper: the share of the way from bracketing to the best possible exposures that BAENet goes"
     share = (
         f"{closed['closed']:.0%} [{closed['low']:.0%}, {closed['high']:.0%}] of"
         f" {closed['oracle - bracket']:+.2f} dB, {closed['scenes']} scenes"
     )
-    way = (
-        "beyond the paper: the share of the way from bracketing to the best possible exposures that BAENet"
-        " goes"
-    )
+    return row(claim, verdict(closed), share, "results/30_oracle")
+
+# %% ../../nbs/pipeline/40_readme.ipynb #26h-pipeline-40-readme
+def gradient_rows(
+    gradient: dict,  # results/gradient.json
+) -> list[str]:  # lines of Markdown
+    "What a correct gradient buys."
     return [
-        *(
-            row(one["claim"], one["state"], each(one["differences"]), "results/20_tables")
-            for one in tables["claims"]
-        ),
-        row(way, verdict(closed), share, "results/30_oracle"),
-        *(
-            row(
-                f"beyond the paper: {claim}", one["state"], decibels(one["difference"]), "results/40_gradient"
-            )
-            for claim, one in gradient["claims"].items()
-        ),
+        row(f"beyond the paper: {claim}", one["state"], decibels(one["difference"]), "results/40_gradient")
+        for claim, one in gradient["claims"].items()
     ]
 
 # %% ../../nbs/pipeline/40_readme.ipynb #26b-18-pipeline
@@ -166,15 +170,14 @@ def readme_rows(
     """The README's figures of the released run; those of the experiments once all three of their files are
     there. `ValueError` without those of the core.
     """
-    metrics, *experiments = (folder / f"{name}.json" for name in ("metrics", "tables", "oracle", "gradient"))
-    if not metrics.exists():
-        raise ValueError(f"{metrics} does not exist: run the pipeline first, with `make run` or `dvc repro`")
-    rows = core_rows(json.loads(metrics.read_text()))
-    return (
-        rows + experiment_rows(*(json.loads(path.read_text()) for path in experiments))
-        if all(path.exists() for path in experiments)
-        else rows
-    )
+    paths = [folder / f"{name}.json" for name in ("metrics", "tables", "oracle", "gradient")]
+    if not paths[0].exists():
+        raise ValueError(f"{paths[0]} does not exist: run the pipeline first, with `make run` or `dvc repro`")
+    metrics, *experiments = (json.loads(path.read_text()) for path in paths if path.exists())
+    if len(experiments) < 3:
+        return core_rows(metrics)
+    tables, oracle, gradient = experiments
+    return [*core_rows(metrics), *claim_rows(tables), oracle_row(oracle), *gradient_rows(gradient)]
 
 # %% ../../nbs/pipeline/40_readme.ipynb #27-18-pipeline
 MARKS = (
