@@ -146,7 +146,10 @@ def oracle_row(
 ) -> str:  # a line of Markdown
     "How near BAENet comes to the best possible exposures."
     closed = oracle["groups"]["all"]
-    claim = "beyond the paper: the share of the way from bracketing to the best possible exposures that BAENet goes"
+    claim = (
+        "beyond the paper: the share of the way from bracketing to the best possible exposures that BAENet"
+        " goes"
+    )
     share = (
         f"{closed['closed']:.0%} [{closed['low']:.0%}, {closed['high']:.0%}] of"
         f" {closed['oracle - bracket']:+.2f} dB, {closed['scenes']} scenes"

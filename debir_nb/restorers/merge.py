@@ -57,7 +57,9 @@ def shares(
 def filled(
     burst: Burst,  # some of whose samples are no light
 ) -> Burst:  # with the mean of their neighbours in their place
-    "Samples that are no light take the mean of those that are, over 5 x 5 px; where there are none, they stay."
+    """Samples that are no light take the mean of those that are, over 5 x 5 px; where there are none, they
+    stay.
+    """
     if burst.counts is None:
         return burst
     near = box_mean(burst.counts.to(burst.frames), 5)
