@@ -146,15 +146,14 @@ def oracle_row(
 ) -> str:  # a line of Markdown
     "How near BAENet comes to the best possible exposures."
     closed = oracle["groups"]["all"]
-    claim = (
-        "beyond the paper: the share of the way from bracketing to the best possible exposures that BAENet"
-        " goes"
-    )
+    way = "the way from bracketing to the best possible exposures"
     share = (
         f"{closed['closed']:.0%} [{closed['low']:.0%}, {closed['high']:.0%}] of"
         f" {closed['oracle - bracket']:+.2f} dB, {closed['scenes']} scenes"
     )
-    return row(claim, verdict(closed), share, "results/30_oracle")
+    return row(
+        f"beyond the paper: the share of {way} that BAENet goes", verdict(closed), share, "results/30_oracle"
+    )
 
 # %% ../../nbs/pipeline/40_readme.ipynb #26h-pipeline-40-readme
 def gradient_rows(
