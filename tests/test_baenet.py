@@ -288,7 +288,7 @@ def test_the_tile_travels_with_the_weights_and_old_weights_have_none(tmp_path):
     assert load_weights(TiledMobileNetV2(4, 2), tmp_path / "new.pt").tile == (32, 48)
     save_weights(MobileNetV2(4, 2), tmp_path / "old.pt")
     assert load_weights(net, tmp_path / "old.pt").tile is None
-    with pytest.raises(ValueError, match="_extra_state, which MobileNetV2 does not have"):
+    with pytest.raises(ValueError, match="does not fit MobileNetV2: it has no _extra_state"):
         load_weights(MobileNetV2(4, 2), tmp_path / "new.pt")
 
 

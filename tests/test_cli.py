@@ -363,10 +363,10 @@ def test_networks_that_do_not_fit_or_are_damaged_are_named(models, tmp_path):
     with pytest.raises(ValueError, match="predicts 4 exposures.*takes 6 frames"):
         load_pretrained(tmp_path)
     save_weights(BAENet(), tmp_path / NETWORKS[1])
-    with pytest.raises(ValueError, match="holds no conv1.0.weight"):
+    with pytest.raises(ValueError, match="these weights lack conv1.0.weight"):
         load_pretrained(tmp_path)
     (tmp_path / NETWORKS[1]).write_bytes(b"PK" + bytes(300))
-    with pytest.raises(ValueError, match="restorer_baenet.pt holds no"):
+    with pytest.raises(ValueError, match="restorer_baenet.pt cannot be read"):
         load_pretrained(tmp_path)
     torch.save(
         {"conv1.0.weight": torch.zeros(8, 4, 3, 3), "rec_conv1.0.weight": torch.zeros(16, 32, 1, 1)},

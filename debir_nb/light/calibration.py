@@ -356,10 +356,13 @@ def gain_noise(
 # gain, shot noise (variance per unit signal) and read noise (variance) at ISO 1600 to 25600; counts that are
 # published are divided by the range of 4095 - 240 (Yue et al., CVPR 2020, published code)
 CRVD_GAIN = torch.tensor([16, 32, 64, 128, 256], dtype=torch.float64)
-CRVD_SHOT = torch.tensor([3.513262, 6.955588, 13.486051, 26.585953, 52.032536], dtype=torch.float64)
-CRVD_SHOT = CRVD_SHOT / (4095 - 240)
-CRVD_READ = torch.tensor([11.917691, 38.117816, 130.818508, 484.539790, 1819.818657], dtype=torch.float64)
-CRVD_READ = CRVD_READ / (4095 - 240) ** 2
+CRVD_SHOT = torch.tensor([3.513262, 6.955588, 13.486051, 26.585953, 52.032536], dtype=torch.float64) / (
+    4095 - 240
+)
+CRVD_READ = (
+    torch.tensor([11.917691, 38.117816, 130.818508, 484.539790, 1819.818657], dtype=torch.float64)
+    / (4095 - 240) ** 2
+)
 
 # %% ../../nbs/light/70_calibration.ipynb #52-08-calibration
 @dataclass(frozen=True)
