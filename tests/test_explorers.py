@@ -15,6 +15,7 @@ from debir_nb.explore.policy_map import PolicyMap, at_hand
 from debir_nb.explore.shutter import Shutter, landscape
 from debir_nb.policies.baenet import BAENet, recalibrate_batchnorm
 from debir_nb.policies.rules import bracket
+from debir_nb.restorers.merge import weighted_mean
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,9 +25,8 @@ class Mean(torch.nn.Module):
     notebooks have the trained Burstormer.
     """
 
-    def forward(self, frames, noise_std):
-        weight = noise_std**-2 / (noise_std**-2).sum(1, keepdim=True)
-        return (weight[..., None, None, None] * frames).sum(1)
+    def forward(self, burst):
+        return weighted_mean(burst.frames, burst.noise_std)
 
 
 @pytest.fixture(scope="module")
