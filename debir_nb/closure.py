@@ -133,8 +133,8 @@ def closure(
     found = {module_of(source) for source in sources if isinstance(source, str)}
     left = [*found, *(source.resolve() for source in sources if isinstance(source, Path))]
     while left:
-        new = {file for name in imports(left.pop()) if (file := _file(name))} - found
-        new = {file for file in new if file.stem != "words"}
+        files = {_file(name) for name in imports(left.pop())} - {None}
+        new = {file for file in files if file.stem != "words"} - found
         found |= new
         left += new
     return sorted(found)

@@ -171,6 +171,8 @@ def test_a_sensor_of_fixed_gain_fits_the_simulator():
     assert not burst.counts[0, -1].all() and burst.frames.max() <= 1
     (slope,) = torch.autograd.grad(burst.frames[0, 0].mean(), times)
     assert torch.allclose(slope[0, 0] * times[0, 0], mean[0], rtol=0.05) and slope[0, 1:].abs().max() == 0
-    assert torch.equal(
-        burst_gains(times, torch.tensor([600.0]).double()).argsort(1), torch.tensor([[3, 2, 1, 0]])
-    )
+
+
+def test_equal_brightness_takes_the_more_gain_the_shorter_an_exposure_is():
+    times, gain = torch.tensor([[8.0, 16, 32, 60]]) * FRAME_TIME, torch.tensor([600.0])
+    assert torch.equal(burst_gains(times, gain).argsort(1), torch.tensor([[3, 2, 1, 0]]))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TILE', 'NEIGHBOURS', 'ALL', 'TAIL', 'USUAL', 'BAND', 'ERROR', 'box_mean', 'noise_variance', 'Level', 'finest',
-           'shifted', 'energies', 'with_others', 'lowest', 'per_pixel', 'moved', 'mean_of_others', 'displacements',
-           'kriging', 'motion_field']
+           'shifted', 'energies', 'with_others', 'lowest', 'per_pixel', 'moved', 'mean_of_others', 'surprise',
+           'displacements', 'kriging', 'motion_field']
 
 # %% ../../nbs/restorers/15_alignment.ipynb #02-alignment
 import math
@@ -149,6 +149,19 @@ def mean_of_others(
     others = (trust.sum(1, keepdim=True) - trust).clamp(min=1e-30)
     return ((trust * grey).sum(1, keepdim=True) - trust * grey) / others, others
 
+# %% ../../nbs/restorers/15_alignment.ipynb #19a-alignment
+def surprise(
+    tiles: Float[Tensor, "m 2 y x"],  # displacements so far, packed px
+    radius: int,  # largest further shift, px of the level
+    scale: int,  # packed px of one px of the level
+) -> Float[Tensor, "m k y x"]:  # of k = (2 radius + 1)^2 further shifts, row by row, nats
+    "How far each shift would lead, against what is usual."
+    steps = torch.arange(-radius, radius + 1, device=tiles.device) * scale
+    far = tiles[:, :, None]
+    x = far[:, 0] + steps.repeat(len(steps)).view(1, -1, 1, 1)
+    y = far[:, 1] + steps.repeat_interleave(len(steps)).view(1, -1, 1, 1)
+    return (x**2 + y**2) / (2 * USUAL**2)
+
 # %% ../../nbs/restorers/15_alignment.ipynb #20-alignment
 def _search(
     level: Level,  # at this scale
@@ -169,12 +182,7 @@ def _search(
         still, theirs = (x[pick][:, None].expand_as(x) for x in (level.grey, level.trust))
     both = trust * theirs / (trust + theirs).clamp(min=1e-30)
     energy = energies(*(x.flatten(0, 1) for x in (grey, still, both)), radius, TILE // scale)
-    steps = torch.arange(-radius, radius + 1, device=tiles.device) * scale
-    far = tiles.flatten(0, 1)[:, :, None]
-    side = len(steps)
-    there = (far[:, 0] + steps.repeat(side).view(1, -1, 1, 1)) ** 2
-    there = there + (far[:, 1] + steps.repeat_interleave(side).view(1, -1, 1, 1)) ** 2
-    best = lowest(with_others(energy) + there / (2 * USUAL**2), radius)
+    best = lowest(with_others(energy) + surprise(tiles.flatten(0, 1), radius, scale), radius)
     return tiles + scale * best.unflatten(0, (-1, n))
 
 # %% ../../nbs/restorers/15_alignment.ipynb #21-alignment

@@ -93,8 +93,8 @@ class Merge(RestorerNet):
         self,
         side: int,  # of a square tile, packed px
     ) -> int:  # bytes
-        "See `Restorer`: some twenty pictures of eight frames."
-        return 20 * 8 * 4 * 4 * side**2
+        "See `Restorer`; the peak of a process on the CPU, with bursts of eight frames."
+        return 4400 * side**2
 
     def forward(
         self,

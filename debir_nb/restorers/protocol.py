@@ -45,8 +45,8 @@ def check_restorable(
     restorer: Restorer,  # who shall restore it
     burst: Burst,  # what it was given
 ) -> None:
-    """`ValueError` unless the burst has a number of frames that the restorer takes, all of them taken, at
-    least 4 x 4 px, finite values and, where it must be known, noise above 0.
+    """`ValueError` unless the burst has a number of frames that the restorer takes, at least 4 x 4 px, finite
+    values and, where it must be known, noise above 0.
     """
     frames, n = burst.frames, burst.frames.shape[1]
     if n not in restorer.frames_taken:
