@@ -11,7 +11,7 @@ from debir_nb.disk import save_weights
 from debir_nb.light.degradation import burst_gains, standard_normal
 from debir_nb.light.sensor import Burst, still_burst
 from debir_nb.light.simulator import Simulator, collect
-from debir_nb.restorers.alignment import motion_field
+from debir_nb.restorers.alignment import motion
 from debir_nb.restorers.by_name import fresh_restorer, load_restorer
 from debir_nb.restorers.full_size import restore_full_size
 from debir_nb.restorers.merge import Merge
@@ -117,7 +117,7 @@ def test_a_restorer_refuses_what_it_cannot_restore(word):
 @pytest.mark.parametrize("speed", [0.0, 0.6, 2.5])
 def test_alignment_finds_how_far_a_scene_has_moved_since_the_burst_began(speed):
     burst, _ = taken(speed=speed, noise=0.03)
-    found = motion_field(burst)[0, :, 0, 12:-12, 12:-12].flatten(1).median(1).values
+    found = motion(burst)[0, :, 0, 12:-12, 12:-12].flatten(1).median(1).values
     assert (found - speed * (torch.arange(4) + 0.5)).abs().max() < 0.3
 
 

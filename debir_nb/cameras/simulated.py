@@ -43,11 +43,11 @@ from debir_nb.light.raw import (
     to_camera,
     unpack,
 )
-from ..light.simulator import Light, LightInMemory, Simulator, collect, mean_radiance
+from ..light.simulator import Light, LightInMemory, Simulator, SummedLight, collect, mean_radiance
 
 # %% ../../nbs/cameras/20_simulated.ipynb #05-31-simulated-camera
 @dataclass(frozen=True)
-class Swinging(Light):
+class Swinging(SummedLight):
     """A `Light` that runs forth and back, four times through the scene; after twice its length everything
     repeats.
     """

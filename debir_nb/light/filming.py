@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core import FRAME_TIME
 from .radiance import HandShake, MovingObject
 
 # %% ../../nbs/light/43_filming.ipynb #05-filming
@@ -51,6 +52,14 @@ class Hands:
         lens = torch.tensor([self.focal, self.focal, 1.0]).to(time)
         return lens[:, None] * torch.linalg.matrix_exp(cross) / lens
 
+    def to(
+        self,
+        device: torch.device | str,  # where to
+    ) -> "Hands":  # the same there
+        "The same hands on another device."
+        known = (x.to(device) for x in (self.frequency, self.amplitude, self.phase))
+        return Hands(*known, self.middle, self.focal)
+
 # %% ../../nbs/light/43_filming.ipynb #06-filming
 def together(
     shakes: Sequence[HandShake],  # one for each scene, of one band, duration and focal length
@@ -66,14 +75,17 @@ def look(
     pictures: Float[Tensor, "b c height width"],  # planes
     places: Float[Tensor, "b m h w 2"],  # where to read, x and y, px from the middle of the picture
     planes: tuple[int, int, int, int],  # which plane at each place of a 2 x 2 tile, row by row
-) -> Float[Tensor, "b m 4 h2 w2"]:  # packed, h2 = h/2; 0 outside the picture
+    outside: str = "zeros",  # beyond the picture; "reflection": its mirror image
+) -> Float[Tensor, "b m 4 h2 w2"]:  # packed, h2 = h/2
     "Read one plane at each place of the Bayer grid."
     size = torch.tensor(pictures.shape[:-3:-1]).to(places)
     read = []
     for place, plane in enumerate(planes):
         grid = 2 * places[:, :, place // 2 :: 2, place % 2 :: 2] / size
         flat = grid.flatten(1, 2)
-        seen = F.grid_sample(pictures[:, plane, None], flat, mode="bicubic", align_corners=False)
+        seen = F.grid_sample(
+            pictures[:, plane, None], flat, mode="bicubic", padding_mode=outside, align_corners=False
+        )
         read.append(seen[:, 0].unflatten(1, grid.shape[1:3]))
     return torch.stack(read, 2)
 
@@ -100,6 +112,13 @@ class CutOuts:
         there = places - centre[:, :, None, None]
         return behind * (1 - look(self.patches, there, OPAQUE)) + look(self.patches, there, RGGB)
 
+    def to(
+        self,
+        device: torch.device | str,  # where to
+    ) -> "CutOuts":  # the same there
+        "The same objects on another device."
+        return CutOuts(self.patches.to(device), self.position.to(device), self.velocity.to(device))
+
 # %% ../../nbs/light/43_filming.ipynb #13-filming
 def cut_outs(
     objects: Sequence[MovingObject],  # one for each scene, with square patches of one size
@@ -125,6 +144,16 @@ class Filmed:
     objects: CutOuts | None = None  # what moves by itself
     instants: int = 9  # of an exposure
 
+    @property
+    def frame_exposure(self) -> Float[Tensor, "b"]:  # s
+        "See `light.simulator.Light`: an instant holds the light of one tick."
+        return torch.full_like(self.stills[:, 0, 0, 0], FRAME_TIME)
+
+    @property
+    def n_ticks(self) -> int:  # radiance frames
+        "See `light.simulator.Light`: as long as the hands are known."
+        return round(2 * self.hands.middle / FRAME_TIME)
+
     def at(
         self,
         time: Float[Tensor, "b m"],  # s
@@ -135,7 +164,7 @@ class Filmed:
         pixels = torch.stack([x, y, torch.ones_like(x)], -1).to(time)
         seen = torch.einsum("bmij,hwj->bmhwi", self.hands(time), pixels)
         places = seen[..., :2] / seen[..., 2:]
-        behind = look(self.stills, places, RGGB)
+        behind = look(self.stills, places, RGGB, "reflection")
         return behind if self.objects is None else self.objects.before(behind, places, time)
 
     def instant(
@@ -154,3 +183,11 @@ class Filmed:
         share = (torch.arange(self.instants).to(start) + 0.5) / self.instants
         times = start[..., None] + (stop - start)[..., None] * share
         return self.at(times.flatten(1)).unflatten(1, (start.shape[1], -1)).mean(2)
+
+    def to(
+        self,
+        device: torch.device | str,  # where to
+    ) -> "Filmed":  # the same scenes there
+        "See `light.simulator.Light`."
+        objects = None if self.objects is None else self.objects.to(device)
+        return Filmed(self.stills.to(device), self.hands.to(device), self.size, objects, self.instants)

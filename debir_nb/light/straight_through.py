@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..closure import entry_of, imported
 from ..core import FRAME_TIME
-from .simulator import Light, Simulator, mean_radiance
+from .simulator import Light, Simulator
 from .words import SENSOR_WORDS
 
 # %% ../../nbs/light/55_straight_through.ipynb #09-06a-straight-through
@@ -24,7 +24,7 @@ def straight_through_mean(
     `ValueError` as there.
     """
     span = ((stop - start - light.frame_exposure[:, None]) / FRAME_TIME + 1)[..., None, None, None]
-    return (mean_radiance(light, start, stop) * span).detach() / span
+    return (light.mean(start, stop) * span).detach() / span
 
 # %% ../../nbs/light/55_straight_through.ipynb #11-17b-experiments
 def simulator_with(

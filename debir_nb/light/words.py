@@ -8,4 +8,5 @@ __all__ = ['SENSOR_WORDS']
 # %% ../../nbs/light/52_words.ipynb #03-light-words
 SENSOR_WORDS = {
     "equal_brightness": "debir_nb.light.sensor:EqualBrightness",
+    "many_cameras": "debir_nb.light.sensor:ManyCameras",
 }  # word -> what makes it

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TILE', 'NEIGHBOURS', 'ALL', 'TAIL', 'USUAL', 'BAND', 'ERROR', 'box_mean', 'noise_variance', 'Level', 'finest',
            'shifted', 'energies', 'with_others', 'lowest', 'per_pixel', 'moved', 'mean_of_others', 'surprise',
-           'displacements', 'kriging', 'motion_field']
+           'displacements', 'kriging', 'Motion', 'motion']
 
 # %% ../../nbs/restorers/15_alignment.ipynb #02-alignment
 import math
@@ -123,9 +123,9 @@ def lowest(
 
 # %% ../../nbs/restorers/15_alignment.ipynb #17-alignment
 def per_pixel(
-    tiles: Float[Tensor, "m 2 y x"],  # displacement of each tile
+    tiles: Float[Tensor, "m c y x"],  # displacements of each tile
     size: tuple[int, int],  # height and width, px
-) -> Float[Tensor, "m 2 h w"]:  # displacement of each pixel, same unit
+) -> Float[Tensor, "m c h w"]:  # displacements of each pixel, same unit
     "Interpolate between the middles of tiles."
     return F.interpolate(tiles, size=size, mode="bilinear", align_corners=False)
 
@@ -178,7 +178,7 @@ def _search(
     if anchor is None:
         still, theirs = mean_of_others(grey, trust)
     else:
-        pick = torch.arange(len(anchor)), anchor
+        pick = torch.arange(len(anchor), device=anchor.device), anchor
         still, theirs = (x[pick][:, None].expand_as(x) for x in (level.grey, level.trust))
     both = trust * theirs / (trust + theirs).clamp(min=1e-30)
     energy = energies(*(x.flatten(0, 1) for x in (grey, still, both)), radius, TILE // scale)
@@ -199,7 +199,7 @@ def displacements(
     tiles = levels[0].grey.new_zeros(b, n, 2, -(-h // TILE), -(-w // TILE))
     for scale, radius, who in ((4, 4, anchor), (2, 2, None), (2, 2, None), (1, 2, None), (1, 2, None)):
         tiles = _search(levels[scale.bit_length() - 1], who, tiles, scale, radius)
-        tiles = tiles - tiles[torch.arange(b), anchor][:, None]
+        tiles = tiles - tiles[torch.arange(b, device=anchor.device), anchor][:, None]
     return tiles, anchor
 
 # %% ../../nbs/restorers/15_alignment.ipynb #23-alignment
@@ -209,19 +209,18 @@ ERROR = 0.1  # of a measured displacement between two frames of least noise, pac
 # %% ../../nbs/restorers/15_alignment.ipynb #24-alignment
 def kriging(
     middles: Float[Tensor, "b n"],  # m_i, s
-    instant: Float[Tensor, "b"],  # t, s
+    times: Float[Tensor, "b m"],  # t, s
     anchor: Int[Tensor, "b"],  # the frame from which displacements are counted
     errors: Float[Tensor, "b n"],  # lambda_i over the squared speed, s^2
-    # weights of the measured displacements for each frame, n1 - 1 = n, and the instant
-) -> Float[Tensor, "b n1 n"]:
-    "Weights of the best linear guess of displacements at the middles and at the instant."
+) -> Float[Tensor, "b m n"]:  # weights of the measured displacements for each time
+    "Weights of the best linear guess of displacements at any times."
     f = 2 * math.pi * torch.logspace(*(math.log10(end) for end in BAND), 12).to(middles)
-    phase = f * torch.cat([middles, instant[:, None]], 1)[..., None]
+    phase = f * torch.cat([middles, times], 1)[..., None]
     waves = torch.cat([phase.sin() / f, phase.cos() / f], -1) / len(f) ** 0.5
-    waves = waves - waves[torch.arange(len(anchor)), anchor][:, None]
+    waves = waves - waves[torch.arange(len(anchor), device=anchor.device), anchor][:, None]
     between, n = waves @ waves.mT, middles.shape[1]
     measured = between[:, :n, :n] + torch.diag_embed(errors)
-    return torch.linalg.solve(measured, between[:, :n]).mT
+    return torch.linalg.solve_ex(measured, between[:, :n, n:])[0].mT
 
 # %% ../../nbs/restorers/15_alignment.ipynb #25-alignment
 def _errors(
@@ -234,27 +233,37 @@ def _errors(
     speed = (far / noise).sum(1) / (away**2 / noise).sum(1).clamp(min=1e-9) + (0.3 / 0.03) ** 2
     return ERROR**2 * (1 + noise) / 2 / speed[:, None]
 
+# %% ../../nbs/restorers/15_alignment.ipynb #25b-alignment
+@dataclass(frozen=True)
+class Motion:
+    "How a burst moves, as far as it can be seen."
+
+    field: Float[
+        Tensor, "b n 2 h w"
+    ]  # where each frame shows what is at a pixel at the instant: x, y, packed px
+    smear: Float[Tensor, "b n 2 h w"]  # from the beginning of each exposure to its end: x, y, packed px
+
 # %% ../../nbs/restorers/15_alignment.ipynb #26-alignment
 @torch.no_grad()
-def motion_field(
+def motion(
     burst: Burst,  # of any size
     instant: Float[Tensor, "b"] | None = None,  # s; None: the beginning of the first frame, t^0
-) -> Float[Tensor, "b n 2 h w"]:  # x and y, packed px
-    """Where each frame shows what is at a pixel at an instant. For a burst of one frame nobody knows, and it
-    is 0.
-    """
+) -> Motion:  # of every pixel
+    "Displacements against an instant. For a burst of one frame nobody knows them, and they are 0."
     b, n, _, h, w = burst.frames.shape
     if n == 1:
-        return burst.frames.new_zeros(b, n, 2, h, w)
+        still = burst.frames.new_zeros(b, n, 2, h, w)
+        return Motion(still, still)
     tiles, anchor = displacements(burst)
     first = burst.taken.int().argmax(1, keepdim=True)
     instant = burst.start.gather(1, first)[:, 0] if instant is None else instant
-    middles, pick = (burst.start + burst.stop) / 2, (torch.arange(b), anchor)
+    middles, pick = (burst.start + burst.stop) / 2, (torch.arange(b, device=anchor.device), anchor)
     noise = noise_variance(burst).mean((2, 3, 4)).masked_fill(~burst.taken, 1e6)
     noise = noise / noise[pick][:, None]
     errors = _errors(tiles, middles - middles[pick][:, None], noise)
     errors[pick] = 1e-12
-    weights = kriging(middles, instant, anchor, errors)
-    guess = torch.einsum("bij,bjcyx->bicyx", weights, tiles)
-    field = guess[:, :n] - guess[:, n:]
-    return per_pixel(field.flatten(0, 1), (h, w)).unflatten(0, (b, n))
+    times = torch.cat([middles, burst.start, burst.stop, instant[:, None]], 1)
+    guess = torch.einsum("bij,bjcyx->bicyx", kriging(middles, times, anchor, errors), tiles)
+    there, begin, end, aim = guess.split([n, n, n, 1], 1)
+    both = per_pixel(torch.cat([there - aim, end - begin], 2).flatten(0, 1), (h, w))
+    return Motion(*both.unflatten(0, (b, n)).chunk(2, 2))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..core import FRAME_TIME, T_MIN
 from ..light.raw import CameraColour
-from ..light.simulator import Light, Simulator
+from ..light.simulator import Simulator, SummedLight
 from .plan import SPLITS
 
 # %% ../../nbs/scenes/30_store.ipynb #19-16-scenes
@@ -122,7 +122,7 @@ class StoredScene:
 
 # %% ../../nbs/scenes/30_store.ipynb #38-16-scenes
 @dataclass(frozen=True)
-class StoredLight(Light):
+class StoredLight(SummedLight):
     "The light of stored scenes: a `Light` that reads only the ticks it is asked for."
 
     scenes: tuple[StoredScene, ...]  # one per element of the batch
