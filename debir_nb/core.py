@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FRAME_TIME', 'PREVIEW_TIME', 'FRAME_GAP', 'PREVIEW_GAP', 'BURST_START', 'T_MIN', 'T_MAX', 'budget', 'Limits',
-           'check_finite', 'optional', 'generator', 'show']
+           'check_finite', 'optional', 'generator', 'drawn_on', 'show']
 
 # %% ../nbs/00_core.ipynb #02-00-core
 import importlib
@@ -85,6 +85,17 @@ def generator(
     "A generator whose stream depends on every integer of `key` and on nothing else."
     seed = np.random.SeedSequence([k & 0xFFFFFFFF for k in key]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(seed[0]) << 31 ^ int(seed[1]))
+
+# %% ../nbs/00_core.ipynb #20a-00-core
+def drawn_on(
+    device: torch.device,  # where the numbers are wanted
+    generator: torch.Generator,  # on the CPU
+) -> torch.Generator:  # there; on the CPU the same one
+    "Where to draw many numbers, as quickly as the device can; each kind of device draws others."
+    if device.type == "cpu":
+        return generator
+    seed = torch.randint(2**62, (), generator=generator).item()
+    return torch.Generator(device).manual_seed(seed)
 
 # %% ../nbs/00_core.ipynb #23-00-core
 def _to_picture(

@@ -69,7 +69,7 @@ def travel(folder):
         BAENet().eval(),
         Burstormer(features=8),
     )
-    pretraining_loss(restorer, store, simulator, 4, 2, draws)
+    pretraining_loss(restorer, store, simulator, [4], 2, draws)
     debir_loss(policy, restorer, store, simulator, 2, draws)
     _, light, gain = draw_scenes(store, 2, draws, torch.device("cpu"))
     best = candidate_errors(restorer, simulator, light, gain, candidates(4), (0,)).argmin(1)

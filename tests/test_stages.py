@@ -353,7 +353,7 @@ def losses_in_double(folder, out):
     trainings = {
         "S1": (
             restorer,
-            lambda model, draws, step: pretraining_loss(model, stores["restore"], simulator, 2, 2, draws),
+            lambda model, draws, step: pretraining_loss(model, stores["restore"], simulator, [2], 2, draws),
         ),
         "S2-1": (baenet, warm_up),
         "S2-2": (

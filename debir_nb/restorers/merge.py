@@ -78,7 +78,6 @@ class Evidence:
     merged: Float[Tensor, "b c h w"]  # the weighted mean, linear RAW
 
 # %% ../../nbs/restorers/20_merge.ipynb #07c-merge
-@torch.no_grad()
 def evidence(
     burst: Burst,  # as taken
     instant: Float[Tensor, "b"] | None = None,  # s; None: the beginning of the first frame, t^0

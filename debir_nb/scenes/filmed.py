@@ -15,6 +15,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -105,9 +106,11 @@ def crop_of(
     wide: int,  # of the crop, px
     chance: Float[Tensor, "4"],  # even numbers
 ) -> Float[Tensor, "3 wide wide"]:  # turned and mirrored
-    "A square out of a still, at one of its sizes at which it is large enough."
-    fit = [still for still in pyramid if min(still.shape[-2:]) >= wide]
-    still = fit[int(chance[0] * len(fit))]
+    "A square out of a still, at one of its sizes; a still that is too small is continued by its mirror image."
+    still = pyramid[int(chance[0] * len(pyramid))]
+    lack = [max(0, wide - side) for side in still.shape[-2:]]
+    grow = lack[1] // 2, lack[1] - lack[1] // 2, lack[0] // 2, lack[0] - lack[0] // 2
+    still = F.pad(still[None], grow, mode="reflect")[0] if max(lack) else still
     y, x = (int(chance[1 + k] * (still.shape[1 + k] - wide + 1)) for k in (0, 1))
     crop, turns = still[:, y : y + wide, x : x + wide], int(chance[3] * 8)
     crop = crop.rot90(turns % 4, (1, 2))

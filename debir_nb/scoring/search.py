@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import FRAME_TIME, Limits, generator
+from ..core import FRAME_TIME, Limits, drawn_on, generator
 from ..light.simulator import Light, Simulator
 from ..restorers.protocol import restore
 
@@ -46,7 +46,7 @@ def restoration_errors(
     loss: Callable = squared,  # (restored, target) -> one number for each scene
 ) -> Float[Tensor, "b"]:  # loss of the restoration; by default linear RAW squared
     "How well each scene's burst is restored."
-    burst = simulator.burst(light, exposures, gain, generator(*key))
+    burst = simulator.burst(light, exposures, gain, drawn_on(gain.device, generator(*key)))
     return loss(restore(restorer, burst), simulator.target(light))
 
 # %% ../../nbs/scoring/30_search.ipynb #21-17-stages
