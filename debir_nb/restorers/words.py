@@ -8,6 +8,7 @@ __all__ = ['RESTORERS']
 # %% ../../nbs/restorers/85_words.ipynb #03-restorers-85-words
 RESTORERS = {
     "kernels": "debir_nb.restorers.kernels:Kernels",
+    "noise_burstormer": "debir_nb.restorers.noise_burstormer:NoiseBurstormer",
     "merge": "debir_nb.restorers.merge:Merge",
     "burstormer": "debir_nb.restorers.burstormer:Burstormer",
 }  # word -> what makes it
