@@ -11,13 +11,15 @@ from debir_nb.disk import save_weights
 from debir_nb.light.degradation import burst_gains, standard_normal
 from debir_nb.light.sensor import Burst, still_burst
 from debir_nb.light.simulator import Simulator, collect
-from debir_nb.restorers.alignment import motion
+from debir_nb.restorers.alignment import Motion, motion
 from debir_nb.restorers.by_name import fresh_restorer, load_restorer
-from debir_nb.restorers.full_size import restore_full_size
-from debir_nb.restorers.merge import Merge
+from debir_nb.restorers.full_size import reach, restore_full_size
+from debir_nb.restorers.merge import Merge, evidence
+from debir_nb.restorers.protocol import RestorerNet
 from debir_nb.restorers.words import RESTORERS
 
 WORDS = [*RESTORERS, "debir_nb.yours.restorer:Residual"]
+ALIGNED = ["kernels", "noise_burstormer"]  # networks that begin with the evidence of the merge
 
 
 def texture(size=48, key=0):
@@ -87,8 +89,40 @@ def test_large_pictures_come_out_of_tiles_as_of_one_piece(word):
     with torch.no_grad():
         whole, tiled = network(burst), restore_full_size(network, burst, memory=network.tile_bytes(196))
     assert psnr(tiled, truth) > psnr(whole, truth) - 0.6
-    if word != "merge":  # whose tiles are aligned each for itself
+    if word not in ("merge", *ALIGNED):  # whose tiles are aligned each for itself
         assert (whole - tiled).abs().max() < 2e-3
+
+
+class AtRest(RestorerNet):
+    "A network on evidence of a burst that is known to be at rest."
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.reach, self.tile_bytes = inner, inner.reach, inner.tile_bytes
+
+    def forward(self, burst):
+        (b, n), size = burst.frames.shape[:2], burst.frames.shape[-2:]
+        still = burst.frames.new_zeros(b, n, 2, *size)
+        return self.inner.from_evidence(evidence(burst, truth=Motion(still, still)))
+
+
+def stirred(word):
+    "As if it had learned something."
+    network, draws = make(word), generator(6)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=draws))
+    return AtRest(network).eval()
+
+
+@pytest.mark.parametrize("word", ALIGNED)
+def test_where_nothing_moves_tiles_fit_and_what_is_far_away_does_not_matter(word):
+    network, (burst, _) = stirred(word), taken(n=2, size=208)
+    with torch.no_grad():
+        whole, tiled = network(burst), restore_full_size(network, burst, memory=network.tile_bytes(160))
+        assert (whole - evidence(burst).merged).abs().max() > 0.02
+    assert (whole - tiled).abs().max() < 2e-3
+    assert reach(network, burst.piece(slice(0, 144), slice(0, 144))) <= network.reach
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -117,7 +151,7 @@ def test_a_restorer_refuses_what_it_cannot_restore(word):
 @pytest.mark.parametrize("speed", [0.0, 0.6, 2.5])
 def test_alignment_finds_how_far_a_scene_has_moved_since_the_burst_began(speed):
     burst, _ = taken(speed=speed, noise=0.03)
-    found = motion(burst)[0, :, 0, 12:-12, 12:-12].flatten(1).median(1).values
+    found = motion(burst).field[0, :, 0, 12:-12, 12:-12].flatten(1).median(1).values
     assert (found - speed * (torch.arange(4) + 0.5)).abs().max() < 0.3
 
 
