@@ -142,13 +142,13 @@ def apply_matrix(
 
 # %% ../../nbs/light/20_raw.ipynb #25-02-raw
 def to_camera(
-    linear: Float[Tensor, "b *batch 3 h w"],  # linear sRGB in [0, 1]
+    linear: Float[Tensor, "b *batch 3 h w"],  # linear sRGB, 1 is white
     colour: CameraColour,  # one camera per picture or sequence
 ) -> Float[Tensor, "b *batch 3 h w"]:  # linear camera RGB; highlights stay white
     "What a camera's filters pass; `ValueError` when the batches differ (Brooks et al., CVPR 2019, Sec. 3.4)."
     rgb = apply_matrix(colour.rgb2cam, linear)
     gain = colour.balance().to(rgb).view(-1, *[1] * (rgb.ndim - 4), 3, 1, 1)
-    keep = ((rgb.mean(-3, keepdim=True) - 0.9) / 0.1).clamp(min=0) ** 2
+    keep = ((rgb.mean(-3, keepdim=True) - 0.9) / 0.1).clamp(0, 1) ** 2
     return rgb * torch.maximum(keep + (1 - keep) * gain, gain)
 
 # %% ../../nbs/light/20_raw.ipynb #26-02-raw
