@@ -10,6 +10,7 @@ __all__ = ['TILE', 'NEIGHBOURS', 'ALL', 'TAIL', 'USUAL', 'BAND', 'ERROR', 'box_m
 # %% ../../nbs/restorers/15_alignment.ipynb #02-alignment
 import math
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +25,9 @@ def box_mean(
     width: int,  # of the box, px, odd
 ) -> Float[Tensor, "*b h w"]:  # same unit
     "Mean over a square around every pixel; at the border the picture is continued."
-    planes = x.reshape(-1, 1, *x.shape[-2:])
-    return F.avg_pool2d(F.pad(planes, 4 * (width // 2,), mode="replicate"), width, 1).view(x.shape)
+    planes = F.pad(x.reshape(-1, *x.shape[-2:]), 4 * (width // 2,), mode="replicate")
+    # rows and columns one after the other; `avg_pool2d` takes 5 to 25 times as long
+    return planes.unfold(1, width, 1).mean(-1).unfold(2, width, 1).mean(-1).view(x.shape)
 
 # %% ../../nbs/restorers/15_alignment.ipynb #06-alignment
 def noise_variance(
@@ -96,11 +98,12 @@ def energies(
     stride: int,  # distance of tiles, px
 ) -> Float[Tensor, "m k y x"]:  # E of each tile for k = (2 radius + 1)^2 shifts, row by row, nats
     "Half chi squared of every shift, with heavy tails, summed over windows of two strides."
-    shifts = range(-radius, radius + 1)
-    squares = torch.stack([shifted(moving, dy, dx) - still for dy in shifts for dx in shifts], 1)
-    squares = TAIL * torch.log1p(squares.square_().mul_(trust[:, None] / TAIL))
-    windows = {"ceil_mode": True, "count_include_pad": False}
-    return 2 * stride**2 * F.avg_pool2d(squares, 2 * stride, stride, stride // 2, **windows)
+    shifts, windows = range(-radius, radius + 1), {"ceil_mode": True, "count_include_pad": False}
+    found = []
+    for dy, dx in product(shifts, shifts):  # one after the other: all at once would not fit into memory
+        squares = (shifted(moving, dy, dx) - still).square_().mul_(trust / TAIL).log1p_()
+        found.append(F.avg_pool2d(squares, 2 * stride, stride, stride // 2, **windows))
+    return 2 * stride**2 * TAIL * torch.stack(found, 1)
 
 # %% ../../nbs/restorers/15_alignment.ipynb #13-alignment
 def with_others(

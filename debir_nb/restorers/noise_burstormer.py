@@ -17,7 +17,7 @@ from torch import Tensor
 from ..light.sensor import Burst
 from .alignment import box_mean
 from .burstormer import Burstormer, Conv, init_near_identity
-from .kernels import FAR, log, told_of_frames
+from .kernels import FAR, asinh, log, told_of_frames
 from .merge import Evidence, evidence
 from .protocol import RestorerNet, check_restorable
 
@@ -61,7 +61,7 @@ def told_of_burst(
     left: Float[Tensor, "b c h w"],  # variance of the noise in the merge, linear RAW squared
 ) -> Float[Tensor, "b n 18 h w"]:  # of the order of 1
     "Of each frame what `told_of_frames` says, and the merge in units of the noise that is left in it."
-    structure = ((seen.merged - box_mean(seen.merged, FAR)) / left.sqrt()).asinh()
+    structure = asinh((seen.merged - box_mean(seen.merged, FAR)) / left.sqrt())
     merge = torch.cat([structure, log(left.mean(1, keepdim=True))], 1)
     frames = told_of_frames(seen)
     return torch.cat([frames, merge[:, None].expand(-1, frames.shape[1], -1, -1, -1)], 2)
