@@ -87,7 +87,7 @@ def test_a_restorer_comes_back_from_its_file(word, tmp_path):
 def test_large_pictures_come_out_of_tiles_as_of_one_piece(word):
     network, (burst, truth) = make(word), taken(size=256)
     with torch.no_grad():
-        whole, tiled = network(burst), restore_full_size(network, burst, memory=network.tile_bytes(196))
+        whole, tiled = network(burst), restore_full_size(network, burst, memory=network.tile_bytes(196, 4))
     assert psnr(tiled, truth) > psnr(whole, truth) - 0.6
     if word not in ("merge", *ALIGNED):  # whose tiles are aligned each for itself
         assert (whole - tiled).abs().max() < 2e-3
@@ -119,7 +119,7 @@ def stirred(word):
 def test_where_nothing_moves_tiles_fit_and_what_is_far_away_does_not_matter(word):
     network, (burst, _) = stirred(word), taken(n=2, size=208)
     with torch.no_grad():
-        whole, tiled = network(burst), restore_full_size(network, burst, memory=network.tile_bytes(160))
+        whole, tiled = network(burst), restore_full_size(network, burst, memory=network.tile_bytes(160, 2))
         assert (whole - evidence(burst).merged).abs().max() > 0.02
     assert (whole - tiled).abs().max() < 2e-3
     assert reach(network, burst.piece(slice(0, 144), slice(0, 144))) <= network.reach

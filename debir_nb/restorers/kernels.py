@@ -13,10 +13,8 @@ from fastcore.basics import patch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..light.sensor import Burst
 from .alignment import TAIL, box_mean
-from .merge import Evidence, evidence
-from .protocol import RestorerNet, check_restorable
+from .merge import Aligned, Evidence
 
 # %% ../../nbs/restorers/50_kernels.ipynb #05-kernels
 class Block(nn.Module):
@@ -132,8 +130,9 @@ def unlike(
     found = []
     for k in range(TAPS**2):
         there = (..., slice(k // TAPS, k // TAPS + h), slice(k % TAPS, k % TAPS + w))
-        found.append(((values[there] - seen.merged[:, None]).square() / noise[there]).mean(2))
-    return (torch.stack(found, 2) / TAIL).log1p()
+        squares = (values[there] - seen.merged[:, None]).square() / noise[there]
+        found.append((squares.mean(2) / TAIL).log1p())
+    return torch.stack(found, 2)
 
 # %% ../../nbs/restorers/50_kernels.ipynb #13-kernels
 def over_light(
@@ -196,7 +195,7 @@ def told_of_mean(
     return torch.cat(told, 1)
 
 # %% ../../nbs/restorers/50_kernels.ipynb #19-kernels
-class Kernels(RestorerNet):
+class Kernels(Aligned):
     "Kernels over all aligned frames, and a correction in units of the noise that is left."
 
     word, reach = "kernels", 64
@@ -214,9 +213,10 @@ class Kernels(RestorerNet):
     def tile_bytes(
         self,
         side: int,  # of a square tile, packed px
+        n_frames: int,  # in the burst
     ) -> int:  # bytes
-        "See `Restorer`; the peak of a process on the CPU, with bursts of eight frames."
-        return 6000 * side**2
+        "See `Restorer`; the peak of a process on the CPU."
+        return 750 * n_frames * side**2
 
     @classmethod
     def fresh(
@@ -244,12 +244,11 @@ def kernels(
     seen: Evidence,  # n frames
 ) -> Float[Tensor, "b n k h w"]:  # weights of k = TAPS^2 neighbours, which sum to 1 over both
     "A softmax over frames and neighbours that begins at the shares of the merge."
-    told = told_of_frames(seen)
-    b, n = told.shape[:2]
-    logits = self.first(told.flatten(0, 1), n).unflatten(0, (b, n))
-    own = torch.arange(TAPS**2, device=told.device) == TAPS**2 // 2
-    start = (seen.shares.mean(2, keepdim=True) + 1e-4).log() + 8.0 * own[:, None, None] - unlike(seen)
-    logits = logits + start
+    b, n = seen.shares.shape[:2]
+    logits = self.first(told_of_frames(seen).flatten(0, 1), n).unflatten(0, (b, n))
+    own = torch.arange(TAPS**2, device=logits.device) == TAPS**2 // 2
+    logits = logits - unlike(seen)
+    logits = logits + (seen.shares.mean(2, keepdim=True) + 1e-4).log() + 8.0 * own[:, None, None]
     return logits.flatten(1, 2).softmax(1).unflatten(1, (n, TAPS**2))
 
 # %% ../../nbs/restorers/50_kernels.ipynb #21-kernels
@@ -264,14 +263,3 @@ def from_evidence(
     left = weighed(seen.variance, kernels.square()).clamp(min=1e-12)
     correction = self.second(told_of_mean(seen, fused, left))
     return fused + left.sqrt() * (correction - box_mean(correction, FAR))
-
-# %% ../../nbs/restorers/50_kernels.ipynb #22-kernels
-@patch
-def forward(
-    self: Kernels,
-    burst: Burst,  # any number of frames
-    instant: Float[Tensor, "b"] | None = None,  # s; None: the beginning of the first frame, t^0
-) -> Float[Tensor, "b c h w"]:  # linear RAW, not clipped
-    "See `Restorer`. `ValueError` as `check_restorable`."
-    check_restorable(self, burst)
-    return self.from_evidence(evidence(burst, instant))
