@@ -198,7 +198,7 @@ def told_of_mean(
 class Kernels(Aligned):
     "Kernels over all aligned frames, and a correction in units of the noise that is left."
 
-    word, reach = "kernels", 64
+    word, reach = "kernels", 56
     frames_taken = range(1, 65)
 
     def __init__(
@@ -216,7 +216,7 @@ class Kernels(Aligned):
         n_frames: int,  # in the burst
     ) -> int:  # bytes
         "See `Restorer`; the peak of a process on the CPU."
-        return 750 * n_frames * side**2
+        return (300 + 800 * n_frames) * side**2
 
     @classmethod
     def fresh(

@@ -165,7 +165,7 @@ class Merge(Aligned):
         n_frames: int,  # in the burst
     ) -> int:  # bytes
         "See `Restorer`; the peak of a process on the CPU."
-        return 550 * n_frames * side**2
+        return 230 * n_frames * side**2
 
     def from_evidence(
         self,
