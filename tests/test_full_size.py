@@ -95,6 +95,36 @@ def test_odd_sizes_are_padded_and_cropped_and_sums_of_some_tiles_are_close_to_th
     )
 
 
+class Bar:
+    "What a progress bar is told."
+
+    def __init__(self, **words):
+        self.total, self.n = words.get("total"), 0
+        Bar.shown.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *fault):
+        pass
+
+    def reset(self, total):
+        self.total = total
+
+    def update(self):
+        self.n += 1
+
+
+def test_one_progress_bar_counts_the_tiles_of_both_passes_and_stands_before_the_first(net, monkeypatch):
+    Bar.shown, began = [], []
+    monkeypatch.setattr(full_size, "tqdm", Bar)
+    monkeypatch.setattr(full_size, "reach", lambda *arguments: began.append(len(Bar.shown)) or 24)
+    restore_full_size(net, burst(152, 92), memory=net.tile_bytes(64, 2))
+    (bar,) = Bar.shown
+    tiles = fit_tiles(net, burst(152, 92), memory=net.tile_bytes(64, 2))
+    assert began[0] == 1 and bar.n == bar.total == len(tiles) + min(9, len(tiles))
+
+
 @torch.no_grad()
 def test_a_picture_that_fits_is_restored_at_once(net):
     taken = burst(64, 72)

@@ -75,7 +75,7 @@ def in_pairs(
 class NoiseBurstormer(Aligned):
     "Burstormer over aligned frames: a correction of the merge in units of the noise that is left in it."
 
-    word, reach = "noise_burstormer", 64
+    word, reach = "noise_burstormer", 56
     frames_taken = range(1, 9)
 
     def __init__(
@@ -94,7 +94,7 @@ class NoiseBurstormer(Aligned):
         n_frames: int,  # in the burst
     ) -> int:  # bytes
         "See `Restorer`; the peak of a process on the CPU."
-        return (3000 + 125 * self.body.conv1[0].out_channels) * (n_frames + n_frames % 2) * side**2
+        return (500 + 225 * self.body.conv1[0].out_channels) * (n_frames + n_frames % 2) * side**2
 
     @classmethod
     def fresh(
