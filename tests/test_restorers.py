@@ -14,7 +14,13 @@ from debir_nb.light.simulator import Simulator, collect
 from debir_nb.restorers import merge
 from debir_nb.restorers.alignment import Motion, motion
 from debir_nb.restorers.by_name import fresh_restorer, load_restorer
-from debir_nb.restorers.full_size import SharedAttention, assemble, fit_tiles, reach, restore_tiles
+from debir_nb.restorers.full_size import (
+    SharedAttention,
+    assemble,
+    fit_tiles,
+    restore_full_size,
+    restore_tiles,
+)
 from debir_nb.restorers.merge import Merge, evidence
 from debir_nb.restorers.protocol import RestorerNet
 from debir_nb.restorers.words import RESTORERS
@@ -144,8 +150,26 @@ def test_tiles_are_the_whole_picture_to_a_thousandth_of_the_noise_left(word, n, 
 @torch.no_grad()
 def test_what_is_farther_than_a_network_says_does_not_matter(word):
     network, (burst, _) = AtRest(stirred(word)).eval(), taken(n=2, size=144)
-    assert (network(burst) - evidence(burst).merged).abs().max() > 0.02
-    assert reach(network, burst) <= network.reach
+    axis = (torch.arange(144) - 71.5).abs()
+    far, shared = torch.maximum(axis[:, None], axis) > network.reach, SharedAttention()
+    other = replace(burst, frames=torch.where(far, burst.frames.roll((48, 48), (-2, -1)), burst.frames))
+    with shared.collect(network):
+        restored = network(burst)
+    with shared.use(network):
+        change = (network(other) - restored)[..., 70:74, 70:74].abs()
+    assert (restored - evidence(burst).merged).abs().max() > 0.02 and change.max() < 2e-5
+
+
+@pytest.mark.parametrize("word", ["burstormer", *ALIGNED])
+def test_no_tensor_of_another_device_comes_in(word, monkeypatch):
+    "On the device `meta`, which mixes with no other. It has no values: whoever asks for one is told yes, or 3."
+    for name, answer in (("__bool__", True), ("__float__", 3.0), ("item", 3.0)):
+        own = getattr(torch.Tensor, name)
+        told = lambda x, own=own, answer=answer: answer if x.is_meta else own(x)
+        monkeypatch.setattr(torch.Tensor, name, told)
+    network, burst = make(word).to("meta"), spoilt(taken(size=203)[0]).each(lambda x: x.to("meta"))
+    restored = restore_full_size(network, burst, network.tile_bytes(136, 4))
+    assert restored.is_meta and restored.shape == (1, 4, 203, 203)
 
 
 @pytest.mark.parametrize("word", WORDS)

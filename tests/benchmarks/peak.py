@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import torch
@@ -63,7 +64,7 @@ def moving(megapixels, n=4):
     scene = torch.nn.functional.interpolate(torch.rand(1, 4, h // 10, w // 10), size=size, mode="bicubic")
     frames = torch.stack([scene[..., k + k // 2 :][..., :w] for k in range(n)], 1)
     burst = still_burst(frames.add_(torch.randn(frames.shape), alpha=0.05), 0.05)
-    return burst.each(lambda x: x / 60 if x is burst.start or x is burst.stop else x)
+    return replace(burst, start=burst.start / 60, stop=burst.stop / 60)
 
 
 def kernels(megapixels):
