@@ -61,11 +61,13 @@ def structure(
 def finest(
     burst: Burst,  # of any size
 ) -> Level:  # of the packed size
-    """The finest level of a burst; frames that were not taken and samples that are no light have no trust,
-    and what may differ by blur has less.
+    """The finest level of a burst. What may differ by blur is trusted less, what is noise alone hardly; frames
+    that were not taken and samples that are no light have no trust.
     """
     grey, noise = burst.frames.mean(2), noise_variance(burst).mean(2).clamp(min=1e-12) / 4
-    trust = burst.taken[..., None, None] / (noise + structure(grey))
+    local = structure(grey)
+    excess = 2 * (box_mean(local, 17) - 24 / 25 * box_mean(noise, 17)).clamp(min=0)
+    trust = burst.taken[..., None, None] * excess / (excess + noise) / torch.maximum(noise, local)
     if burst.counts is not None:
         trust = trust * burst.counts.all(2)
     return Level(grey, trust)
