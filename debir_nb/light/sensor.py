@@ -207,4 +207,5 @@ def __call__(
     black = torch.where(draw(len(gains), 1, 1, 1, 1) < 0.5, 0.0, -1.0)
     frames = torch.minimum(torch.maximum(noisy, black), white[..., None, None, None])
     counts = unsaturated(frames, shot[1], read[1], white)
-    return Burst(frames, shot[1], read[1], start, stop, counts & ~hot)
+    found = hot & (draw(*radiance[:, :1].shape) < 0.7)
+    return Burst(frames, shot[1], read[1], start, stop, counts & ~found)
