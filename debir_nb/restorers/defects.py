@@ -52,7 +52,7 @@ def defects(
         above = signed - around(signed, 1)
         spot = (signed - around(signed, 2)).clamp(min=0)
         varies = (signed - box_mean(signed, 5)).abs()
-        others = torch.maximum(3 * of_others(spot), 1.5 * of_others(varies))
+        others = torch.maximum(4 * of_others(spot), 1.5 * of_others(varies))
         found |= (above > 6 * std) & (above > least) & (above > others)
     return found
 
