@@ -84,8 +84,8 @@ def test_every_help_has_an_example(command, capsys):
 def test_cameras_are_listed_and_a_backend_without_its_package_says_how_to_get_it(
     capsys, monkeypatch, tmp_path
 ):
-    for package in ("gphoto2", "linuxpy.video.device"):
-        monkeypatch.setitem(sys.modules, package, None)
+    for missing in ("gphoto2", "linuxpy.video.device"):
+        monkeypatch.setitem(sys.modules, missing, None)
     assert list(find_cameras()) == ["simulated", "gphoto2", "v4l2"]
     main(["cameras"])
     simulated, *others = capsys.readouterr().out.splitlines()

@@ -74,7 +74,7 @@ def restored_by(
     scene: Scene,  # before the camera
     burst: Burst,  # of the scene
 ) -> Float[Tensor, "k 4 h w"]:  # linear RAW
-    "The restored pictures, differentiable in the exposures; a restorer that would search for motion is told it."
+    "Pictures, differentiable in the exposures; a restorer that would search for motion is told it."
     if not isinstance(restorer, Kernels):
         return restorer(burst)
     return restorer.from_evidence(evidence(burst, truth=true_motion(scene, burst)))
