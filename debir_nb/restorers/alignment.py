@@ -281,13 +281,12 @@ def _errors(
 class Motion:
     "How a burst moves, as far as it can be seen."
 
-    field: Float[
-        Tensor, "b n 2 h w"
-    ]  # where each frame shows what is at a pixel at the instant: x, y, packed px
-    smear: Float[Tensor, "b n 2 h w"]  # from the beginning of each exposure to its end: x, y, packed px
+    # where each frame shows what is here at the instant: x, y, packed px
+    field: Float[Tensor, "b n 2 h w"]
+    # from the beginning of each exposure to its end: x, y, packed px
+    smear: Float[Tensor, "b n 2 h w"]
 
 # %% ../../nbs/restorers/15_alignment.ipynb #26-alignment
-@torch.no_grad()
 def motion(
     burst: Burst,  # of any size
     instant: Float[Tensor, "b"] | None = None,  # s; None: the beginning of the first frame, t^0
@@ -301,12 +300,14 @@ def motion(
     first = burst.taken.int().argmax(1, keepdim=True)
     instant = burst.start.gather(1, first)[:, 0] if instant is None else instant
     middles, pick = (burst.start + burst.stop) / 2, (torch.arange(b, device=anchor.device), anchor)
-    noise = noise_variance(burst).mean((2, 3, 4)).masked_fill(~burst.taken, 1e6)
-    noise = noise / noise[pick][:, None]
-    errors = _errors(tiles, middles - middles[pick][:, None], noise)
-    errors[pick] = 1e-12
+    with torch.no_grad():
+        noise = noise_variance(burst).mean((2, 3, 4)).masked_fill(~burst.taken, 1e6)
+        noise = noise / noise[pick][:, None]
+        errors = _errors(tiles, middles - middles[pick][:, None], noise)
+        errors[pick] = 1e-12
     times = torch.cat([middles, burst.start, burst.stop, instant[:, None]], 1)
-    guess = torch.einsum("bij,bjcyx->bicyx", kriging(middles, times, anchor, errors), tiles)
+    weights = kriging(middles.detach(), times, anchor, errors)
+    guess = torch.einsum("bij,bjcyx->bicyx", weights, tiles)
     there, begin, end, aim = guess.split([n, n, n, 1], 1)
     both = per_pixel(torch.cat([there - aim, end - begin], 2).flatten(0, 1), (h, w))
     return Motion(*both.unflatten(0, (b, n)).chunk(2, 2))
