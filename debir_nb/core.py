@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['FRAME_TIME', 'PREVIEW_TIME', 'FRAME_GAP', 'PREVIEW_GAP', 'BURST_START', 'T_MIN', 'T_MAX', 'budget', 'Limits',
-           'check_finite', 'optional', 'generator', 'drawn_on', 'show']
+           'check_finite', 'optional', 'generator', 'drawn_on', 'keep_memory', 'show']
 
 # %% ../nbs/00_core.ipynb #02-00-core
+import ctypes
 import importlib
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,6 +98,16 @@ def drawn_on(
         return generator
     seed = torch.randint(2**62, (), generator=generator).item()
     return torch.Generator(device).manual_seed(seed)
+
+# %% ../nbs/00_core.ipynb #21b-00-core
+def keep_memory() -> bool:  # whether the C library does so; those other than glibc do not know how
+    "Let this process keep the memory of large tensors for the next ones."
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        return False
+    mmap_threshold, trim_threshold, arena_max = -3, -1, -8  # as in malloc.h
+    settings = {mmap_threshold: 2**30, trim_threshold: 2**31 - 1, arena_max: 1}
+    return all([mallopt(*setting) == 1 for setting in settings.items()])
 
 # %% ../nbs/00_core.ipynb #23-00-core
 def _to_picture(

@@ -165,7 +165,9 @@ def test_an_interval_rescales_the_motion(models, burst, capsys):
     assert found[0] == pytest.approx(4 * found[1])
 
 
-def test_a_burst_is_restored_to_dng_and_png(models, burst, tmp_path, capsys):
+def test_a_burst_is_restored_to_dng_and_png(models, burst, tmp_path, capsys, monkeypatch):
+    kept = []
+    monkeypatch.setattr("debir_nb.cameras.cli.keep_memory", lambda: kept.append(True))
     main(
         [
             "restore",
@@ -181,7 +183,7 @@ def test_a_burst_is_restored_to_dng_and_png(models, burst, tmp_path, capsys):
     assert read_raw(tmp_path / "r.dng").mosaic.shape == (256, 256) and np.asarray(
         Image.open(tmp_path / "r.png")
     ).shape == (256, 256, 3)
-    assert "4 frames of 256 x 256 px" in capsys.readouterr().out
+    assert "4 frames of 256 x 256 px" in capsys.readouterr().out and kept == [True]
     main(["restore", str(burst), "-o", str(tmp_path / "s.dng"), "--models", str(models), "--sensor", "CRVD"])
     assert (read_raw(tmp_path / "s.dng").mosaic != read_raw(tmp_path / "r.dng").mosaic).any()
 

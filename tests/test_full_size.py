@@ -18,6 +18,7 @@ from debir_nb.restorers.full_size import (
     reach,
     restore_full_size,
     restore_tiles,
+    shortest,
     spans,
 )
 
@@ -45,13 +46,13 @@ def burst(height, width, n=2):
     [(100, 40, 8), (128, 40, 16), (44, 40, 12), (40, 40, 8), (8, 40, 8), (1000, 64, 28), (52, 40, 16)],
 )
 def test_spans_cover_a_length_once_and_keep_their_distance_from_the_tiles_borders(total, tile, overlap):
-    found = spans(total, tile, overlap)
-    assert [i for s in found for i in range(s.first, s.stop)] == list(range(total))
-    for start, a, b in ((s.start, s.first, s.stop) for s in found):
-        length = min(tile, total)
-        assert 0 <= start and start + length <= total and start % 4 == 0
-        assert a - start >= overlap or start == 0
-        assert start + length - b >= overlap or start + length == total
+    for length in (tile, shortest(total, tile, overlap)):
+        found = spans(total, length, overlap)
+        assert [i for s in found for i in range(s.first, s.stop)] == list(range(total))
+        for s in found:
+            assert 0 <= s.start < s.end <= total and s.end - s.start <= length <= tile and s.start % 8 == 0
+            assert s.first - s.start >= overlap or s.start == 0
+            assert s.end - s.stop >= overlap or s.end == total
 
 
 def test_the_sums_of_tiles_are_the_sums_of_the_picture():
@@ -75,23 +76,53 @@ def test_the_sums_of_tiles_are_the_sums_of_the_picture():
 def test_tiles_that_share_their_sums_are_the_whole_picture(net, height, width):
     taken = burst(height, width)
     overlap, shared = reach(net, burst(96, 96)), SharedAttention()
-    tiling = fit_tiles(net, taken, memory=net.tile_bytes(max(64, 2 * overlap + 8)))
-    assert len(tiling.tiles) > 1 and max(tiling.height, tiling.width) < max(height, width)
+    tiles = fit_tiles(net, taken, memory=net.tile_bytes(max(64, 2 * overlap + 8), 2))
+    assert len(tiles) > 1 and all(y.end - y.start < height or x.end - x.start < width for y, x in tiles)
     with shared.collect(net):
         whole = net(taken)
     with shared.use(net):
-        assert (assemble(restore_tiles(net, taken, tiling), tiling) - whole).abs().max() < 1e-4
+        assert (assemble(restore_tiles(net.pieces(taken), tiles), tiles) - whole).abs().max() < 1e-4
 
 
 @torch.no_grad()
 def test_odd_sizes_are_padded_and_cropped_and_sums_of_some_tiles_are_close_to_the_pictures(net):
     taken = burst(150, 93)
-    tiles, whole = restore_full_size(net, taken, memory=net.tile_bytes(88)), net(taken)
+    tiles, whole = restore_full_size(net, taken, memory=net.tile_bytes(88, 2)), net(taken)
     assert (
         tiles.shape == whole.shape
         and tiles.isfinite().all()
         and (tiles - whole).abs().max() < 1e-2 * whole.abs().max()
     )
+
+
+class Bar:
+    "What a progress bar is told."
+
+    def __init__(self, **words):
+        self.total, self.n = words.get("total"), 0
+        Bar.shown.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *fault):
+        pass
+
+    def reset(self, total):
+        self.total = total
+
+    def update(self):
+        self.n += 1
+
+
+def test_one_progress_bar_counts_the_tiles_of_both_passes_and_stands_before_the_first(net, monkeypatch):
+    Bar.shown, began = [], []
+    monkeypatch.setattr(full_size, "tqdm", Bar)
+    monkeypatch.setattr(full_size, "reach", lambda *arguments: began.append(len(Bar.shown)) or 24)
+    restore_full_size(net, burst(152, 92), memory=net.tile_bytes(64, 2))
+    (bar,) = Bar.shown
+    tiles = fit_tiles(net, burst(152, 92), memory=net.tile_bytes(64, 2))
+    assert began[0] == 1 and bar.n == bar.total == len(tiles) + min(9, len(tiles))
 
 
 @torch.no_grad()
@@ -124,7 +155,7 @@ with torch.no_grad():
     burst = still_burst(torch.rand(1, 4, 4, side, side), 1.0)
     before = psutil.Process().memory_info().rss
     net(burst)
-print((1024*resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)/net.tile_bytes(side))
+print((1024*resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)/net.tile_bytes(side, 4))
 """
 
 
@@ -146,6 +177,6 @@ def test_too_little_memory_is_refused_with_what_is_needed(net, monkeypatch):
         restore_full_size(net, taken, memory=1e4)
     monkeypatch.setattr(full_size, "reach", lambda *arguments: 40)
     with pytest.raises(ValueError, match="the network looks .* px far: give at least"):
-        restore_full_size(net, taken, memory=net.tile_bytes(64))
+        restore_full_size(net, taken, memory=net.tile_bytes(64, 2))
     with pytest.raises(ValueError, match="burst holds 2 bursts"):
         restore_full_size(net, taken.each(lambda x: x.expand(2, *x.shape[1:])))

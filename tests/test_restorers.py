@@ -11,9 +11,10 @@ from debir_nb.disk import save_weights
 from debir_nb.light.degradation import burst_gains, standard_normal
 from debir_nb.light.sensor import Burst, still_burst
 from debir_nb.light.simulator import Simulator, collect
+from debir_nb.restorers import merge
 from debir_nb.restorers.alignment import Motion, motion
 from debir_nb.restorers.by_name import fresh_restorer, load_restorer
-from debir_nb.restorers.full_size import reach, restore_full_size
+from debir_nb.restorers.full_size import SharedAttention, assemble, fit_tiles, reach, restore_tiles
 from debir_nb.restorers.merge import Merge, evidence
 from debir_nb.restorers.protocol import RestorerNet
 from debir_nb.restorers.words import RESTORERS
@@ -83,16 +84,6 @@ def test_a_restorer_comes_back_from_its_file(word, tmp_path):
         assert type(again) is type(network) and torch.equal(again(burst), network(burst))
 
 
-@pytest.mark.parametrize("word", WORDS)
-def test_large_pictures_come_out_of_tiles_as_of_one_piece(word):
-    network, (burst, truth) = make(word), taken(size=256)
-    with torch.no_grad():
-        whole, tiled = network(burst), restore_full_size(network, burst, memory=network.tile_bytes(196))
-    assert psnr(tiled, truth) > psnr(whole, truth) - 0.6
-    if word not in ("merge", *ALIGNED):  # whose tiles are aligned each for itself
-        assert (whole - tiled).abs().max() < 2e-3
-
-
 class AtRest(RestorerNet):
     "A network on evidence of a burst that is known to be at rest."
 
@@ -106,23 +97,55 @@ class AtRest(RestorerNet):
         return self.inner.from_evidence(evidence(burst, truth=Motion(still, still)))
 
 
-def stirred(word):
+def stirred(word, n=4):
     "As if it had learned something."
-    network, draws = make(word), generator(6)
+    network, draws = make(word, n), generator(6)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=draws))
-    return AtRest(network).eval()
+    return network
+
+
+def spoilt(burst):
+    "With samples that are no light: single ones, and a lamp in all frames."
+    counts = torch.rand(burst.frames.shape, generator=generator(7)) > 1e-3
+    counts[..., 60:70, 100:110] = False
+    return replace(burst, frames=torch.where(counts, burst.frames, 1.0), counts=counts)
+
+
+@pytest.mark.parametrize(
+    "word, n, speed, spoil",
+    [
+        ("merge", 3, 1.5, True),
+        ("kernels", 1, 0.0, False),
+        ("kernels", 3, 1.5, True),
+        ("kernels", 4, 2.5, False),
+        ("noise_burstormer", 3, 1.5, False),
+        ("debir_nb.yours.restorer:Residual", 4, 1.5, False),
+    ],
+)
+@torch.no_grad()
+def test_tiles_are_the_whole_picture_to_a_thousandth_of_the_noise_left(word, n, speed, spoil, monkeypatch):
+    "Of odd sizes, moving; motion is measured once for all tiles."
+    network, burst = stirred(word, n), taken(n, speed, 0.05, 208)[0].piece(slice(0, 203), slice(0, 157))
+    burst, shared = spoilt(burst) if spoil else burst, SharedAttention()
+    with shared.collect(network):
+        whole = network(burst)
+    measured = []
+    monkeypatch.setattr(merge, "motion", lambda *given: measured.append(1) or motion(*given))
+    tiles = fit_tiles(network, burst, network.tile_bytes(136, n))
+    with shared.use(network):
+        tiled = assemble(restore_tiles(network.pieces(burst), tiles), tiles)
+    assert len(tiles) > 1 and len(measured) <= 1
+    assert (tiled - whole).abs().max() < 1e-3 * 0.05 / n**0.5
 
 
 @pytest.mark.parametrize("word", ALIGNED)
-def test_where_nothing_moves_tiles_fit_and_what_is_far_away_does_not_matter(word):
-    network, (burst, _) = stirred(word), taken(n=2, size=208)
-    with torch.no_grad():
-        whole, tiled = network(burst), restore_full_size(network, burst, memory=network.tile_bytes(160))
-        assert (whole - evidence(burst).merged).abs().max() > 0.02
-    assert (whole - tiled).abs().max() < 2e-3
-    assert reach(network, burst.piece(slice(0, 144), slice(0, 144))) <= network.reach
+@torch.no_grad()
+def test_what_is_farther_than_a_network_says_does_not_matter(word):
+    network, (burst, _) = AtRest(stirred(word)).eval(), taken(n=2, size=144)
+    assert (network(burst) - evidence(burst).merged).abs().max() > 0.02
+    assert reach(network, burst) <= network.reach
 
 
 @pytest.mark.parametrize("word", WORDS)

@@ -6,6 +6,12 @@
 __all__ = ['BACKENDS', 'COMMANDS', 'find_cameras', 'open_camera', 'expose', 'exposure_table', 'capture_table', 'writable',
            'positive', 'Command', 'main']
 
+# %% ../../nbs/cameras/90_command_line.ipynb #01a-command-line
+import os
+
+# before torch is imported: threads that wait by spinning for long slow a machine that others use, too
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 # %% ../../nbs/cameras/90_command_line.ipynb #02-37-command-line
 import argparse
 import importlib
@@ -21,7 +27,7 @@ import torch
 from .capture import Capture, capture, choose_exposures
 from .files import digital_gains, raw_files, read_burst, restore_photos, save_restored
 from .protocol import TOLERANCE, Camera, CameraError, NoCamera, RawFrame, choose
-from ..core import PREVIEW_GAP, PREVIEW_TIME
+from ..core import PREVIEW_GAP, PREVIEW_TIME, keep_memory
 from ..light.calibration import SENSORS
 from ..policies.baenet import export_onnx
 from ..policies.protocol import Policy
@@ -184,11 +190,13 @@ def _restore(
     for path in args.out:
         if path.suffix.lower() not in (".dng", ".png"):
             raise ValueError(f"{path} ends in {path.suffix!r}: write .dng (RAW) or .png (sRGB)")
+    keep_memory()
     photos, (_, restorer) = read_burst(raw_files(args.folder)), load_pretrained(args.models)
     for path in args.out:
         writable(path)
     noise = SENSORS[args.sensor].noise if args.sensor else None
-    restored = restore_photos(photos, restorer, noise, args.memory * 1e9)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    restored = restore_photos(photos, restorer.to(device), noise, args.memory * 1e9)
     for path in args.out:
         save_restored(path, restored, photos[0])
     height, width = photos[0].mosaic.shape

@@ -542,6 +542,7 @@ def forward(
 def tile_bytes(
     self: Burstormer,
     side: int,  # of a square tile, packed px
+    n_frames: int,  # not used: those that it was built for
 ) -> int:  # bytes, beside the network itself and the picture
     "See `Restorer`; fitted to the peak of a process on the CPU (`restorers/80_full_size`)."
     hidden = int(2.66 * 2 * self.conv1[0].out_channels)

@@ -14,12 +14,10 @@ from fastcore.basics import patch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..light.sensor import Burst
 from .alignment import box_mean
 from .burstormer import Burstormer, Conv, init_near_identity
-from .kernels import FAR, log, told_of_frames
-from .merge import Evidence, evidence
-from .protocol import RestorerNet, check_restorable
+from .kernels import FAR, asinh, log, told_of_frames
+from .merge import Aligned, Evidence
 
 # %% ../../nbs/restorers/55_noise_burstormer.ipynb #05-noise-burstormer
 def noise_left(
@@ -61,7 +59,7 @@ def told_of_burst(
     left: Float[Tensor, "b c h w"],  # variance of the noise in the merge, linear RAW squared
 ) -> Float[Tensor, "b n 18 h w"]:  # of the order of 1
     "Of each frame what `told_of_frames` says, and the merge in units of the noise that is left in it."
-    structure = ((seen.merged - box_mean(seen.merged, FAR)) / left.sqrt()).asinh()
+    structure = asinh((seen.merged - box_mean(seen.merged, FAR)) / left.sqrt())
     merge = torch.cat([structure, log(left.mean(1, keepdim=True))], 1)
     frames = told_of_frames(seen)
     return torch.cat([frames, merge[:, None].expand(-1, frames.shape[1], -1, -1, -1)], 2)
@@ -74,10 +72,10 @@ def in_pairs(
     return torch.cat([x, x[:, :1]], 1) if x.shape[1] % 2 else x
 
 # %% ../../nbs/restorers/55_noise_burstormer.ipynb #31-noise-burstormer
-class NoiseBurstormer(RestorerNet):
+class NoiseBurstormer(Aligned):
     "Burstormer over aligned frames: a correction of the merge in units of the noise that is left in it."
 
-    word, reach = "noise_burstormer", 64
+    word, reach = "noise_burstormer", 56
     frames_taken = range(1, 9)
 
     def __init__(
@@ -93,9 +91,10 @@ class NoiseBurstormer(RestorerNet):
     def tile_bytes(
         self,
         side: int,  # of a square tile, packed px
+        n_frames: int,  # in the burst
     ) -> int:  # bytes
-        "See `Restorer`; the peak of a process on the CPU, with bursts of eight frames."
-        return (24000 + 1000 * self.body.conv1[0].out_channels) * side**2
+        "See `Restorer`; the peak of a process on the CPU."
+        return (500 + 225 * self.body.conv1[0].out_channels) * (n_frames + n_frames % 2) * side**2
 
     @classmethod
     def fresh(
@@ -126,14 +125,3 @@ def from_evidence(
     left = noise_left(seen)
     correction = self.body.predict(in_pairs(told_of_burst(seen, left)))
     return seen.merged + left.sqrt() * (correction - box_mean(correction, FAR))
-
-# %% ../../nbs/restorers/55_noise_burstormer.ipynb #33-noise-burstormer
-@patch
-def forward(
-    self: NoiseBurstormer,
-    burst: Burst,  # one to eight frames
-    instant: Float[Tensor, "b"] | None = None,  # s; None: the beginning of the first frame, t^0
-) -> Float[Tensor, "b c h w"]:  # linear RAW, not clipped
-    "See `Restorer`. `ValueError` as `check_restorable`."
-    check_restorable(self, burst)
-    return self.from_evidence(evidence(burst, instant))

@@ -29,6 +29,7 @@ class Restorer(Protocol):
     def tile_bytes(
         self,
         side: int,  # of a square tile, packed px
+        n_frames: int,  # in the burst
     ) -> int:  # bytes, beside the network itself and the picture
         "What restoring one tile takes at its peak, without gradients."
         ...
@@ -67,6 +68,13 @@ class RestorerNet(nn.Module):
     word: str | None = None  # by which it is found; None: module:class
     needs_noise: bool = True  # see `Restorer`
     reach: int | None = None  # see `Restorer`
+
+    def pieces(
+        self,
+        burst: Burst,  # one burst
+    ) -> Callable[[slice, slice], Float[Tensor, "1 c height width"]]:  # rows and columns -> restored
+        "What restores a piece of the picture. What must be known of the whole is found out here, once."
+        return lambda rows, columns: self(burst.piece(rows, columns))
 
     def get_extra_state(self) -> UInt8[Tensor, "k"]:  # the word's letters
         "What `state_dict` keeps beside the weights."

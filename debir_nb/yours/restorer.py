@@ -50,6 +50,7 @@ class Residual(RestorerNet):
     def tile_bytes(
         self,
         side: int,  # of a square tile, packed px
+        n_frames: int,  # not used: those that it was built for
     ) -> int:  # bytes
         "See `Restorer`: two layers of features, the frames and their noise."
         return 4 * side**2 * (2 * self.net[0].out_channels + 2 * self.net[0].in_channels)

@@ -12,6 +12,7 @@ from debir_nb.light.sensor import still_burst
 from debir_nb.light.simulator import Simulator, collect, timeline
 from debir_nb.restorers.burstormer import Burstormer
 from debir_nb.restorers.full_size import restore_full_size
+from debir_nb.restorers.kernels import Kernels
 
 
 def training(form):
@@ -54,12 +55,28 @@ def restoring(megapixels):
     return lambda: restore_full_size(net, burst, memory=1e9)
 
 
+def moving(megapixels, n=4):
+    "A smooth scene that moves by 1.5 packed px a frame, and its noise."
+    side = (float(megapixels) * 1e6 / 4 / 12) ** 0.5
+    h, w = (2 * round(k * side / 2) for k in (3, 4))
+    size = (h, w + 2 * n)
+    scene = torch.nn.functional.interpolate(torch.rand(1, 4, h // 10, w // 10), size=size, mode="bicubic")
+    frames = torch.stack([scene[..., k + k // 2 :][..., :w] for k in range(n)], 1)
+    burst = still_burst(frames.add_(torch.randn(frames.shape), alpha=0.05), 0.05)
+    return burst.each(lambda x: x / 60 if x is burst.start or x is burst.stop else x)
+
+
+def kernels(megapixels):
+    net, burst = Kernels(48).eval(), moving(megapixels)
+    return lambda: restore_full_size(net, burst)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.manual_seed(0)
     form = globals()[sys.argv[1]](sys.argv[2])
     before, began = psutil.Process().memory_info().rss, time.process_time()
-    if sys.argv[1] == "restoring":
+    if sys.argv[1] in ("restoring", "kernels"):
         before = 0  # all of the process counts
     form()
     print(peak_memory() - before, time.process_time() - began)
