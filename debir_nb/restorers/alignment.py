@@ -64,7 +64,7 @@ def structure(
 def finest(
     burst: Burst,  # of any size
 ) -> Level:  # of the packed size
-    """The finest level of a burst. What may differ by blur is trusted less, what is noise alone hardly; frames
+    """The finest level of a burst. What may differ by blur is trusted less, noise alone hardly; frames
     that were not taken and samples that are no light have no trust.
     """
     grey, noise = burst.frames.mean(2), noise_variance(burst).mean(2).clamp(min=1e-12) / 4
