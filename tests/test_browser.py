@@ -13,12 +13,6 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-import torch
-
-from debir_nb.disk import save_weights
-from debir_nb.policies.baenet import BAENet
-from debir_nb.restorers.burstormer import Burstormer
-from debir_nb.weights.pretrained import NETWORKS, load_pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = [
@@ -52,18 +46,6 @@ def browser():
         chromium.close()
 
 
-def weights(folder):
-    "Released or trained networks; where there are none yet, fresh ones: what is tested here is the page."
-    try:
-        load_pretrained()
-    except ValueError:
-        torch.manual_seed(0)
-        for net, name in zip((BAENet(), Burstormer(features=8)), NETWORKS):
-            save_weights(net, folder / name)
-        return {"DEBIR_MODELS": str(folder)}
-    return {}
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     "JupyterLab over a copy of the notebooks: (address, token, file with its log)."
@@ -89,7 +71,6 @@ def lab(tmp_path_factory):
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         **{name: str(place / folder) for name, folder in folders.items()},
-        **weights(place),
     }
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

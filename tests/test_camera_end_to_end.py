@@ -17,7 +17,6 @@ from debir_nb.light.dng import normalise, read_raw
 from debir_nb.light.raw import random_colour, sample_cfa, unprocess
 from debir_nb.policies.baenet import BAENet
 from debir_nb.policies.rules import bracket
-from debir_nb.restorers.burstormer import Burstormer
 from debir_nb.weights.pretrained import load_pretrained
 
 FULL = 2.1  # s of ISO 100 that saturate: about gain 256 at 1/120 s
@@ -72,12 +71,7 @@ def test_a_burst_from_preview_to_files(emulator, tmp_path):
 
 
 def test_the_restored_image_beats_the_best_frame(emulator, tmp_path):
-    torch.manual_seed(0)
-    try:
-        policy, restorer = load_pretrained()
-    except ValueError:
-        # not trained: about equal exposures, and their weighted mean
-        policy, restorer = BAENet().eval(), Burstormer(4, features=8).eval()
+    policy, restorer = load_pretrained()
     taken = capture(gphoto2.open_camera(f"gphoto2:{emulator.port}"), policy, tmp_path / "burst")
     photos = read_burst(sorted((tmp_path / "burst").glob("frame_*.dng")))
     truth = clean(emulator, taken.frames[0])

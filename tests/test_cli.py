@@ -1,7 +1,6 @@
 "The command `debir`: what it prints, what it writes, and how it fails."
 
 import json
-import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -15,12 +14,15 @@ from PIL import Image
 from debir_nb.cameras import simulated as simulated_camera
 from debir_nb.cameras.cli import find_cameras, main, open_camera
 from debir_nb.cameras.protocol import NoCamera
+from debir_nb.closure import package
 from debir_nb.core import PREVIEW_TIME
-from debir_nb.disk import save_weights
+from debir_nb.disk import read_tensors, save_weights
 from debir_nb.light.dng import read_raw
+from debir_nb.light.sensor import still_burst
 from debir_nb.policies.baenet import BAENet, recalibrate_batchnorm
 from debir_nb.restorers.burstormer import Burstormer
-from debir_nb.weights.pretrained import NETWORKS, load_pretrained, models_folder
+from debir_nb.restorers.kernels import Kernels
+from debir_nb.weights.pretrained import NETWORKS, load_pretrained, network_files, ship
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ["cameras", "expose", "capture", "simulate", "restore", "export"]
@@ -82,8 +84,8 @@ def test_every_help_has_an_example(command, capsys):
 def test_cameras_are_listed_and_a_backend_without_its_package_says_how_to_get_it(
     capsys, monkeypatch, tmp_path
 ):
-    for package in ("gphoto2", "linuxpy.video.device"):
-        monkeypatch.setitem(sys.modules, package, None)
+    for missing in ("gphoto2", "linuxpy.video.device"):
+        monkeypatch.setitem(sys.modules, missing, None)
     assert list(find_cameras()) == ["simulated", "gphoto2", "v4l2"]
     main(["cameras"])
     simulated, *others = capsys.readouterr().out.splitlines()
@@ -208,7 +210,10 @@ def test_a_photograph_is_simulated_without_trained_networks(tmp_path, capsys):
             ["capture", "--policy", "bracket", "--camera", "v4l2:/dev/video0,dark=1", "--out", "OUT"],
             "such as v4l2:/dev/video0,black=64",
         ),
-        (["capture", "--models", "nowhere", "--out", "OUT"], "does not hold baenet.pt"),
+        (
+            ["capture", "--models", "nowhere", "--out", "OUT"],
+            "nowhere holds neither baenet.pt nor restorer.pt",
+        ),
     ],
 )
 def test_what_goes_wrong_is_one_line(line, words, tmp_path):
@@ -259,92 +264,92 @@ def test_a_fault_says_what_was_kept(models, tmp_path, monkeypatch):
 
 
 def test_it_runs_from_a_shell(tmp_path):
-    "A process of its own, outside the project: no weights are found, and that is what it says."
-    command = [sys.executable, "-m", "debir_nb.cameras.cli", "capture", "--out", "burst"]
+    "A process of its own, outside the project: the networks are those of the package."
     done = subprocess.run(
-        command,
+        "debir capture --out burst && debir restore burst -o restored.png".replace(
+            "debir", f"'{sys.executable}' -m debir_nb.cameras.cli"
+        ),
         cwd=tmp_path,
         capture_output=True,
         text=True,
+        shell=True,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
     )
-    assert done.returncode == 1 and not done.stdout
-    assert (
-        done.stderr.strip()
-        == "error: no trained networks are named: give their folder (on the command line: --models), or name"
-        " it in the environment variable DEBIR_MODELS; a clone of the project fetches released ones by"
-        " itself"
-    )
+    assert done.returncode == 0, done.stderr
+    assert "4 frames of 256 x 256 px" in done.stdout and (tmp_path / "restored.png").exists()
 
 
 # Trained networks
 
 
-def test_networks_are_found_by_name_by_environment_and_in_the_project(models, tmp_path, monkeypatch):
-    assert models_folder(models) == models
+def test_networks_are_found_by_name_by_environment_and_in_the_package(models, tmp_path, monkeypatch):
+    ours, shipped = [models / name for name in NETWORKS], [package() / "weights" / name for name in NETWORKS]
+    assert network_files(models) == ours
     monkeypatch.setenv("DEBIR_MODELS", str(models))
-    assert models_folder() == models
-    with pytest.raises(
-        ValueError, match="does not hold baenet.pt and restorer_baenet.pt: `make run`.*`dvc pull`"
-    ):
-        models_folder(tmp_path)
+    assert network_files() == ours and network_files(tmp_path.parent / models.name) == network_files(models)
     monkeypatch.delenv("DEBIR_MODELS")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="DEBIR_MODELS"):
-        models_folder()
-    (tmp_path / "settings.ini").write_text("")
-    (tmp_path / "nbs").mkdir()
-    with pytest.raises(ValueError, match="does not hold"):
-        models_folder()
+    assert network_files() == network_files("") == shipped and all(file.is_file() for file in shipped)
 
 
-@pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # inside DVC
-def test_released_networks_are_fetched_and_their_hashes_compared(models, tmp_path, monkeypatch):
-    from dvc.repo import Repo
+def test_a_folder_may_hold_one_of_the_two(models, tmp_path, monkeypatch):
+    with pytest.raises(
+        ValueError, match=f"{tmp_path} holds neither baenet.pt nor restorer.pt: name a folder"
+    ):
+        load_pretrained(tmp_path)
+    shipped = load_pretrained()
+    for k, name in enumerate(NETWORKS):
+        (folder := tmp_path / name[:-3]).mkdir()
+        (folder / name).write_bytes((models / name).read_bytes())
+        monkeypatch.setenv("DEBIR_MODELS", str(folder))
+        for found in (load_pretrained(), load_pretrained(folder)):
+            assert type(found[k]) is type(load_pretrained(models)[k])
+            theirs, others = found[1 - k].state_dict(), shipped[1 - k].state_dict()
+            assert all(torch.equal(value, theirs[name]) for name, value in others.items())
 
-    ours = tmp_path / "clone"
-    for folder in ("nbs", "models"):
-        (ours / folder).mkdir(parents=True)
-    (ours / "settings.ini").write_text("")
-    monkeypatch.chdir(ours)
+
+def test_the_shipped_networks_need_no_project(tmp_path, monkeypatch):
+    "In an empty folder, without DVC; BAENet answers and the restorer restores any number of frames."
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DEBIR_MODELS", raising=False)
-    with Repo.init(str(ours), no_scm=True) as repo:
-        with repo.config.edit() as config:
-            config["remote"]["embedded"], config["core"]["remote"] = (
-                {"url": str(ours / "dvcstore")},
-                "embedded",
-            )
-    with pytest.raises(ValueError, match="does not hold.*no released networks can be fetched"):
-        models_folder()
-    for name in NETWORKS:
-        (ours / "models" / name).write_bytes((models / name).read_bytes())
-    with Repo(str(ours)) as repo:
-        repo.add([str(ours / "models" / name) for name in NETWORKS])
-        repo.push()
-
-    def forget():
-        shutil.rmtree(ours / ".dvc" / "cache")
-        for name in NETWORKS:
-            (ours / "models" / name).unlink(missing_ok=True)
-
-    forget()
+    monkeypatch.setitem(sys.modules, "dvc", None)
     baenet, restorer = load_pretrained()
-    assert (
-        restorer.n_frames == 4
-        and (ours / "models" / NETWORKS[0]).read_bytes() == (models / NETWORKS[0]).read_bytes()
-    )
-    forget()
-    stored = ours / "dvcstore" / "files" / "md5"
-    for file in stored.rglob("*"):
-        if file.is_file():
-            file.chmod(0o644)
-            file.write_bytes(b"damaged" + file.read_bytes()[7:])
-    with pytest.raises(ValueError, match="does not hold baenet.pt.*damaged|no released networks"):
-        models_folder()
-    assert not (ours / "models" / NETWORKS[0]).exists()
-    shutil.rmtree(stored)
-    with pytest.raises(ValueError, match="no released networks can be fetched"):
-        models_folder()
+    assert not baenet.training and not restorer.training and not list(tmp_path.iterdir())
+    assert {p.dtype for net in (baenet, restorer) for p in net.parameters()} == {torch.float32}
+    with torch.no_grad():
+        times = baenet(torch.rand(2, 4, 64, 64), torch.full((2,), 700.0), torch.tensor([0.0, 10.0]))
+        for n in (1, 3, 9):
+            picture = restorer(still_burst(0.5 + 0.01 * torch.randn(1, n, 4, 32, 32), 0.01))
+            assert (picture - 0.5).abs().max() < 0.05
+    assert times.shape == (2, 4) and (times[0] != times[1]).all()
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_shipped_files_have_half_the_size_and_lose_rounding_only(tmp_path, k):
+    "Kernels and matrices in half precision, the rest as it was; loaded into single precision."
+    torch.manual_seed(0)
+    network = (BAENet(), Kernels(16))[k].eval()
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.05)
+    (ship(network, tmp_path / "small" / NETWORKS[k]), save_weights(network, tmp_path / "whole.pt"))
+    assert (tmp_path / "small" / NETWORKS[k]).stat().st_size < 0.6 * (tmp_path / "whole.pt").stat().st_size
+    for file in (tmp_path / "small" / NETWORKS[k], package() / "weights" / NETWORKS[k]):
+        for name, value in read_tensors(file).items():
+            exact = value.dtype.is_floating_point and value.ndim > 1
+            assert (value.dtype == torch.float16) == exact, name
+    loaded = load_pretrained(tmp_path / "small")[k]
+    for name, value in network.state_dict().items():
+        found = loaded.state_dict()[name]
+        wanted = value.half().to(value) if value.dtype.is_floating_point and value.ndim > 1 else value
+        assert found.dtype == value.dtype and torch.equal(found, wanted), name
+
+
+def test_weights_that_half_precision_cannot_hold_are_not_shipped(tmp_path):
+    network = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(network.weight, 1e5)
+    with pytest.raises(ValueError, match="weight has weights above 65504"):
+        ship(network, tmp_path / "x.pt")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("n, features, channels", [(2, 8, 4), (4, 16, 3), (6, 8, 4)])
@@ -368,7 +373,7 @@ def test_networks_that_do_not_fit_or_are_damaged_are_named(models, tmp_path):
     with pytest.raises(ValueError, match="these weights lack conv1.0.weight"):
         load_pretrained(tmp_path)
     (tmp_path / NETWORKS[1]).write_bytes(b"PK" + bytes(300))
-    with pytest.raises(ValueError, match="restorer_baenet.pt cannot be read"):
+    with pytest.raises(ValueError, match="restorer.pt cannot be read"):
         load_pretrained(tmp_path)
     torch.save(
         {"conv1.0.weight": torch.zeros(8, 4, 3, 3), "rec_conv1.0.weight": torch.zeros(16, 32, 1, 1)},

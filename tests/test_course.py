@@ -73,7 +73,7 @@ def run(lesson, folder):
         "--ExecutePreprocessor.timeout=-1",
         folder / lesson.name,
     ]
-    env = {"DEBIR_MODELS": str(ROOT / "models"), **os.environ, "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-m", *command], env=env, capture_output=True, text=True)
     if done.returncode:
         return [done.stderr[-3000:]]

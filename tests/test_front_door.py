@@ -25,6 +25,7 @@ from debir_nb.disk import save_weights
 from debir_nb.policies.baenet import BAENet
 from debir_nb.policies.protocol import MOTION_MAX, PREVIEW_GAINS
 from debir_nb.restorers.burstormer import Burstormer
+from debir_nb.weights.pretrained import NETWORKS, load_pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
@@ -136,7 +137,7 @@ def work(tmp_path_factory):
     "(a folder that was empty before the camera commands ran in it, what they printed, the networks' folder)."
     place = tmp_path_factory.mktemp("work")
     torch.manual_seed(0)
-    for net, name in ((BAENet(), "baenet.pt"), (Burstormer(4, features=8), "restorer_baenet.pt")):
+    for net, name in ((BAENet(), "baenet.pt"), (Burstormer(4, features=8), "restorer.pt")):
         save_weights(net, place / "models" / name)
     (folder := place / "work").mkdir()
     models = {"DEBIR_MODELS": str(place / "models")}
@@ -323,24 +324,14 @@ def test_numbers_are_those_of_the_results():
     assert f"gains outside of {low} to {high} are clipped, and so is motion above {MOTION_MAX:.0f} px" in card
 
 
-def test_the_model_card_names_the_released_weights():
-    "Sizes are those of the networks at the scale small; hashes are those that DVC has recorded."
+def test_the_model_card_names_the_shipped_weights():
+    "Sizes are those of the networks, and of the released run's restorer; hashes are those of the files."
     text = (ROOT / "MODEL_CARD.md").read_text(encoding="utf-8")
-    for net in (BAENet(4), Burstormer(4, features=16)):
+    for net in (*load_pretrained(), Burstormer(4, features=16)):
         assert f"{sum(p.numel() for p in net.parameters()):,}" in text
-    hashes = re.findall(r"`([0-9a-f]{32})`", text)
-    assert len(hashes) == 2
-    recorded = "".join(
-        path.read_text(encoding="utf-8")
-        for path in [ROOT / "dvc.lock", *ROOT.glob("models*.dvc")]
-        if path.exists()
-        and not subprocess.run(
-            ["git", "ls-files", "--error-unmatch", path.name], cwd=ROOT, capture_output=True
-        ).returncode
-    )
-    if "restorer_baenet.pt" not in recorded:
-        pytest.skip("no weights are recorded by DVC in this checkout")
-    assert all(code in recorded for code in hashes)
+    rows = re.findall(r"^\| `(\w+\.pt)` \|.*`([0-9a-f]{64})` \|$", text, re.MULTILINE)
+    weights = ROOT / "debir_nb" / "weights"
+    assert dict(rows) == {n: hashlib.sha256((weights / n).read_bytes()).hexdigest() for n in NETWORKS}
 
 
 # The template
@@ -413,7 +404,8 @@ def test_the_wheel_works_without_the_repository(tmp_path):
     )
     wheel = next(tmp_path.glob("debir_nb-*.whl"))
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("debir_nb/")}
-    assert packed == {path.relative_to(source).as_posix() for path in (source / "debir_nb").rglob("*.py")}
+    code = {path.relative_to(source).as_posix() for path in (source / "debir_nb").rglob("*.py")}
+    assert packed == code | {f"debir_nb/weights/{name}" for name in NETWORKS}
     run(f"'{sys.executable}' -m venv '{tmp_path}/env'", tmp_path)
     python = tmp_path / "env" / "bin" / "python"
     place = Path(
@@ -427,10 +419,5 @@ def test_the_wheel_works_without_the_repository(tmp_path):
     clean = {"PYTHONPATH": "", "DEBIR_MODELS": "", "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
     assert str(tmp_path) in run("python -c 'import debir_nb; print(debir_nb.__file__)'", empty, **clean)
     assert "usage: debir" in run("debir --help", empty, **clean)
-    said = run(
-        "python -c 'from debir_nb.weights.pretrained import load_pretrained\ntry: load_pretrained()\nexcept"
-        " ValueError as e: print(e)'",
-        empty,
-        **clean,
-    )
-    assert "DEBIR_MODELS" in said and "Traceback" not in said
+    look = "from debir_nb import load_pretrained as load; b, r = load(); print(type(r).__name__, *r.frames_taken)"
+    assert run(f"python -c '{look}'", empty, **clean).split() == ["Kernels", *map(str, range(1, 65))]

@@ -303,7 +303,7 @@ def test_everything_public_is_documented(path):
 
 def test_sizes():
     limits = {
-        path: 300_000 if path.suffix == ".ipynb" else 2_000_000
+        path: {".ipynb": 300_000, ".pt": 5_000_000}.get(path.suffix, 2_000_000)
         for path in tracked()
         if "dvcstore" not in path.parts
     }
@@ -312,7 +312,9 @@ def test_sizes():
         for path, limit in limits.items()
         if path.stat().st_size > limit
     }
-    assert not large, f"bytes: {large}; notebooks may have 300 KB, other files 2 MB, data belongs to DVC"
+    assert not large, (
+        f"bytes: {large}; notebooks may have 300 KB, weights 5 MB, other files 2 MB, data belongs to DVC"
+    )
 
 
 def committed(name):

@@ -120,7 +120,6 @@ def test_a_truncated_file_is_named(tmp_path, keep):
         ({"iso": None}, "b.nef does not say its iso"),
         ({"mosaic": photo().mosaic[:46]}, r"b.nef has the size \(46, 64\)"),
         ({"pattern": "GBRG"}, "b.nef has the Bayer pattern GBRG"),
-        ({"white": 16383}, "b.nef has the white level 16383"),
     ],
 )
 def test_frames_that_do_not_belong_together_are_refused(other, words):

@@ -205,7 +205,8 @@ def test_alignment_finds_how_far_a_scene_has_moved_since_the_burst_began(speed):
 def test_the_merge_of_a_moving_scene_is_far_above_its_mean():
     burst, truth = taken(speed=2.0)
     at_rest = psnr(Merge()(taken()[0]), taken()[1])
-    assert psnr(burst.frames.mean(1), truth) + 5 < psnr(Merge()(burst), truth) < at_rest + 0.5
+    # between pixels frames are interpolated, which averages noise, too
+    assert psnr(burst.frames.mean(1), truth) + 5 < psnr(Merge()(burst), truth) < at_rest + 1.5
 
 
 def test_a_frame_that_was_not_taken_has_no_part_in_the_merge():

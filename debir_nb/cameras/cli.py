@@ -229,7 +229,8 @@ def _shared_options(
     parser.add_argument(
         "--models",
         metavar="DIR",
-        help="folder of trained networks; $DEBIR_MODELS or the project's models/ by default",
+        help="folder with baenet.pt, restorer.pt or both, which replace the shipped ones; by default that in"
+        " $DEBIR_MODELS",
     )
 
 # %% ../../nbs/cameras/90_command_line.ipynb #22d-37-command-line

@@ -24,8 +24,9 @@ from ..disk import atomic
 from ..light.dng import RawPhoto, dng_colour, normalise, read_raw, to_counts, write_dng
 from ..light.footage import RAWS, natural
 from ..light.raw import develop
-from ..light.sensor import Burst
+from ..light.sensor import Burst, unsaturated
 from ..light.simulator import timeline
+from ..restorers.defects import without_defects
 from ..restorers.full_size import restore_full_size
 from ..restorers.protocol import RestorerNet
 
@@ -87,8 +88,8 @@ def check_burst(
     photos: Sequence[RawPhoto],  # of one burst
     names: Sequence[str],  # how messages call them
 ) -> None:
-    """`ValueError` unless all photographs say their exposure and ISO, and have one size, one Bayer pattern
-    and one range.
+    """`ValueError` unless all photographs say their exposure and ISO, and have one size and one Bayer
+    pattern. Levels of black and white may change with the ISO.
     """
     for photo, name in zip(photos, names):
         for what in ("exposure", "iso"):
@@ -99,7 +100,6 @@ def check_burst(
         for what, mine, first in (
             ("size", photo.mosaic.shape, photos[0].mosaic.shape),
             ("Bayer pattern", photo.pattern, photos[0].pattern),
-            ("white level", photo.white, photos[0].white),
         ):
             if mine != first:
                 raise ValueError(
@@ -167,14 +167,16 @@ def to_burst(
     photos: Sequence[RawPhoto],  # of one burst, the reference first
     noise: Callable | None = None,  # gain -> (shot, read), of this camera; None: each file's NoiseProfile
 ) -> Burst:  # of equal brightness (b = 1), what the restorer takes
-    """Packed linear RAW of a burst and its noise (paper, Eqs. 1 and 5); the frames are taken to follow each
-    other as the paper's do. `ValueError` when the noise is not known.
+    """Packed linear RAW of a burst, its noise, and which samples are light (paper, Eqs. 1 and 5); the frames
+    are taken to follow each other as the paper's do. `ValueError` when the noise is not known.
     """
     gains = torch.tensor(digital_gains(photos))
     shot, read = torch.tensor([file_noise(photo, noise) for photo in photos]).unbind(1)
-    frames = [(d * normalise(from_red(photo))).clamp(0, 1) for photo, d in zip(photos, gains)]
+    frames = torch.stack([d * normalise(from_red(photo)) for photo, d in zip(photos, gains)])[None]
+    shot, read = (gains * shot)[None], (gains**2 * read)[None]
     start, stop = timeline(torch.tensor([[float(photo.exposure) for photo in photos]]))
-    return Burst(torch.stack(frames)[None], (gains * shot)[None], (gains**2 * read)[None], start, stop)
+    counts = unsaturated(frames, shot, read, gains[None])
+    return without_defects(Burst(frames, shot, read, start, stop, counts))
 
 # %% ../../nbs/cameras/50_files.ipynb #18-34-restore-files
 def restore_photos(

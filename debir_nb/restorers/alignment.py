@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TILE', 'NEIGHBOURS', 'ALL', 'TAIL', 'USUAL', 'BAND', 'REST', 'ERROR', 'box_mean', 'noise_variance', 'Level',
            'structure', 'finest', 'shifted', 'energies', 'with_others', 'lowest', 'per_pixel', 'moved',
-           'mean_of_others', 'surprise', 'over_windows', 'at_rest', 'displacements', 'kriging', 'Motion', 'motion']
+           'mean_of_others', 'surprise', 'sound', 'over_windows', 'at_rest', 'displacements', 'kriging', 'Motion',
+           'motion']
 
 # %% ../../nbs/restorers/15_alignment.ipynb #02-alignment
 import math
@@ -63,11 +64,13 @@ def structure(
 def finest(
     burst: Burst,  # of any size
 ) -> Level:  # of the packed size
-    """The finest level of a burst; frames that were not taken and samples that are no light have no trust,
-    and what may differ by blur has less.
+    """The finest level of a burst. What may differ by blur is trusted less, noise alone hardly; frames
+    that were not taken and samples that are no light have no trust.
     """
     grey, noise = burst.frames.mean(2), noise_variance(burst).mean(2).clamp(min=1e-12) / 4
-    trust = burst.taken[..., None, None] / (noise + structure(grey))
+    local = structure(grey)
+    excess = 2 * (box_mean(local, 17) - 24 / 25 * box_mean(noise, 17)).clamp(min=0) + 1e-3 * noise
+    trust = burst.taken[..., None, None] * excess / (excess + noise) / torch.maximum(noise, local)
     if burst.counts is not None:
         trust = trust * burst.counts.all(2)
     return Level(grey, trust)
@@ -174,6 +177,14 @@ def surprise(
     y = far[:, 1] + steps.repeat_interleave(len(steps)).view(1, -1, 1, 1)
     return (x**2 + y**2) / (2 * USUAL**2)
 
+# %% ../../nbs/restorers/15_alignment.ipynb #19c-alignment
+def sound(
+    trust: Float[Tensor, "b n h w"],  # 0 where a sample does not count
+    radius: int,  # largest shift, px
+) -> Bool[Tensor, "b n h w"]:  # whether everything that a shift may bring counts
+    "Samples around which all have trust."
+    return -F.max_pool2d((trust <= 0).to(trust), 2 * radius + 1, 1, radius) > -0.5
+
 # %% ../../nbs/restorers/15_alignment.ipynb #20-alignment
 def _search(
     level: Level,  # at this scale
@@ -187,6 +198,7 @@ def _search(
     field = per_pixel(tiles.flatten(0, 1), size) / scale
     there = moved(torch.stack([level.grey, level.trust], 2).flatten(0, 1), field).unflatten(0, (-1, n))
     grey, trust = there.unbind(2)
+    trust = trust * sound(trust, radius)
     if anchor is None:
         still, theirs = mean_of_others(grey, trust)
     else:
@@ -211,22 +223,26 @@ def at_rest(
 ) -> Bool[Tensor, "b n y x"]:  # of each tile
     "Whether a tile agrees with the anchor as it is, and could not do so by chance."
     grey, noise = burst.frames.mean(2), noise_variance(burst).mean(2).clamp(min=1e-12) / 4
+    light = torch.ones_like(grey) if burst.counts is None else burst.counts.all(2).to(grey)
     pick = torch.arange(len(anchor), device=anchor.device), anchor
-    squares = (grey - grey[pick][:, None]).square() / (noise + noise[pick][:, None])
+    both = light * light[pick][:, None]
+    squares = both * (grey - grey[pick][:, None]).square() / (noise + noise[pick][:, None])
     most = 1 + 3 * (2 / (2 * TILE) ** 2) ** 0.5  # three standard deviations of a mean of squares
-    return (over_windows(squares) < most) & (over_windows(structure(grey)) > 30 * over_windows(noise))
+    agrees = over_windows(squares) < most * over_windows(both)
+    return agrees & (over_windows(both * structure(grey)) > 30 * over_windows(both * noise))
 
 # %% ../../nbs/restorers/15_alignment.ipynb #21-alignment
 @torch.no_grad()
 def displacements(
     burst: Burst,  # of any size
 ) -> tuple[Float[Tensor, "b n 2 y x"], Int[Tensor, "b"]]:  # x and y of each tile, packed px; the anchor
-    "Where each frame shows what the anchor shows: the frame of least noise, which is displaced by 0."
+    "Where each frame shows what the anchor shows: the frame that knows most, which is displaced by 0."
     levels = [finest(burst)]
     for _ in range(2):
         levels.append(levels[-1].half())
     b, n, h, w = levels[0].grey.shape
-    anchor = levels[0].trust.mean((2, 3)).argmax(1)
+    trust = levels[0].trust
+    anchor = (trust / trust.sum(1, keepdim=True).clamp(min=1e-30)).mean((2, 3)).argmax(1)
     tiles = levels[0].grey.new_zeros(b, n, 2, -(-h // TILE), -(-w // TILE))
     for scale, radius, who in ((4, 4, anchor), (2, 2, None), (2, 2, None), (1, 2, None), (1, 2, None)):
         tiles = _search(levels[scale.bit_length() - 1], who, tiles, scale, radius)
@@ -270,10 +286,10 @@ def _errors(
 class Motion:
     "How a burst moves, as far as it can be seen."
 
-    field: Float[
-        Tensor, "b n 2 h w"
-    ]  # where each frame shows what is at a pixel at the instant: x, y, packed px
-    smear: Float[Tensor, "b n 2 h w"]  # from the beginning of each exposure to its end: x, y, packed px
+    # where each frame shows what is here at the instant: x, y, packed px
+    field: Float[Tensor, "b n 2 h w"]
+    # from the beginning of each exposure to its end: x, y, packed px
+    smear: Float[Tensor, "b n 2 h w"]
 
     def piece(
         self,
@@ -284,7 +300,6 @@ class Motion:
         return Motion(self.field[..., rows, columns], self.smear[..., rows, columns])
 
 # %% ../../nbs/restorers/15_alignment.ipynb #26-alignment
-@torch.no_grad()
 def motion(
     burst: Burst,  # of any size
     instant: Float[Tensor, "b"] | None = None,  # s; None: the beginning of the first frame, t^0
@@ -300,14 +315,16 @@ def motion(
     first = burst.taken.int().argmax(1, keepdim=True)
     instant = burst.start.gather(1, first)[:, 0] if instant is None else instant
     middles, pick = (burst.start + burst.stop) / 2, (torch.arange(b, device=anchor.device), anchor)
-    noise = noise_variance(burst).mean((2, 3, 4)).masked_fill(~burst.taken, 1e6)
-    noise = noise / noise[pick][:, None]
-    errors = _errors(tiles, middles - middles[pick][:, None], noise)
-    errors[pick] = 1e-12
+    with torch.no_grad():
+        noise = noise_variance(burst).mean((2, 3, 4)).masked_fill(~burst.taken, 1e6)
+        noise = noise / noise[pick][:, None]
+        errors = _errors(tiles, middles - middles[pick][:, None], noise)
+        errors[pick] = 1e-12
     times = torch.cat([middles, burst.start, burst.stop, instant[:, None]], 1)
-    guess = torch.einsum("bij,bjcyx->bicyx", kriging(middles, times, anchor, errors), tiles)
+    weights = kriging(middles.detach(), times, anchor, errors)
+    guess = torch.einsum("bij,bjcyx->bicyx", weights, tiles)
     there, begin, end, aim = guess.split([n, n, n, 1], 1)
     both = per_pixel(torch.cat([there - aim, end - begin], 2).flatten(0, 1), (h, w))
     field, smear = both.unflatten(0, (b, n)).chunk(2, 2)
-    rest = field.abs().amax((1, 2, 3, 4), keepdim=True) < REST
+    rest = field.detach().abs().amax((1, 2, 3, 4), keepdim=True) < REST
     return Motion(field.masked_fill(rest, 0), smear)

@@ -221,7 +221,7 @@ def restore_full_size(
     burst: Burst,  # one burst of any size
     memory: float = 2e9,  # bytes that a tile may take
 ) -> Float[Tensor, "1 c_out h w"]:  # restored, linear RAW; not clipped
-    """Restore a burst of any size where the network is, in tiles that agree on what they sum over the picture.
+    """Restore a burst of any size, where the network is, in tiles that agree on what they sum over it.
     `ValueError` when it is not one burst, or the memory does not suffice for a tile.
     """
     if len(burst.frames) != 1:

@@ -261,5 +261,5 @@ def from_evidence(
     kernels = self.kernels(seen)
     fused = over_light(seen, kernels)
     left = weighed(seen.variance, kernels.square()).clamp(min=1e-12)
-    correction = self.second(told_of_mean(seen, fused, left))
-    return fused + left.sqrt() * (correction - box_mean(correction, FAR))
+    correction = left.sqrt() * self.second(told_of_mean(seen, fused, left))
+    return fused + correction - box_mean(correction, FAR)

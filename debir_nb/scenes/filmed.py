@@ -106,7 +106,7 @@ def crop_of(
     wide: int,  # of the crop, px
     chance: Float[Tensor, "4"],  # even numbers
 ) -> Float[Tensor, "3 wide wide"]:  # turned and mirrored
-    "A square out of a still, at one of its sizes; a still that is too small is continued by its mirror image."
+    "A square out of a still, at one of its sizes; a small still is continued by its mirror image."
     still = pyramid[int(chance[0] * len(pyramid))]
     lack = [max(0, wide - side) for side in still.shape[-2:]]
     grow = lack[1] // 2, lack[1] - lack[1] // 2, lack[0] // 2, lack[0] - lack[0] // 2
