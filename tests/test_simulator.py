@@ -10,9 +10,9 @@ from debir_nb.core import BURST_START, FRAME_GAP, FRAME_TIME, budget, generator
 from debir_nb.light.raw import sample_cfa
 from debir_nb.light.sensor import EqualBrightness
 from debir_nb.light.simulator import (
-    Light,
     LightInMemory,
     Simulator,
+    SummedLight,
     check_exposures,
     collect,
     cumulative,
@@ -90,7 +90,7 @@ def test_a_light_that_only_knows_its_sums_is_exposed_as_one_in_memory():
     k = torch.randint(41, (3, 2, 4), generator=generator(2))
     want = (weight[..., None, None, None] * memory.sums(k.flatten(1)).unflatten(1, (2, 4))).sum(2)
     assert torch.allclose(memory.weigh(k, weight), want) and torch.allclose(
-        Light.weigh(memory, k, weight), want
+        SummedLight.weigh(memory, k, weight), want
     )
 
 

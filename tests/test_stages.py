@@ -213,7 +213,7 @@ def test_debir_loss_reports_exposures_in_ticks(stores):
 def test_pretraining_loss_moves_the_restorer(stores):
     restorer = MeanRestorer()
     loss, _ = pretraining_loss(
-        restorer, stores["restore"], Simulator(EqualBrightness(jitter=True)), 4, 3, generator(0)
+        restorer, stores["restore"], Simulator(EqualBrightness(jitter=True)), [4], 3, generator(0)
     )
     loss.backward()
     assert loss > 0 and restorer.brightness.grad.abs() > 0

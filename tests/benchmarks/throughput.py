@@ -52,7 +52,7 @@ def trained(stage, n_frames, features, batch, scenes):
 
     if stage == "pretrain":
         return restorer, lambda model, draws, step: losses.pretraining_loss(
-            model, store, simulator, n_frames, batch, draws
+            model, store, simulator, [n_frames], batch, draws
         )
     if stage == "warm_up":
         return baenet.train(), warm_up
