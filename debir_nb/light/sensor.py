@@ -136,9 +136,7 @@ class EqualBrightness:
         return Burst(frames, shot, read, start, stop)
 
 # %% ../../nbs/light/48_sensor.ipynb #17a-sensor
-WHITE = (
-    0.99  # of a frame's range: from here on a sample is white; sensors saturate a little below their level
-)
+WHITE = 0.99  # of a frame's range; sensors saturate a little below their level
 
 # %% ../../nbs/light/48_sensor.ipynb #17b-sensor
 def unsaturated(
@@ -156,20 +154,12 @@ def unsaturated(
 
 # %% ../../nbs/light/48_sensor.ipynb #18-sensor
 @dataclass(frozen=True)
-class ManyCameras:
+class ManyCameras(EqualBrightness):
     "For training: a camera of its own for every burst."
 
     jitter: bool = True  # whether cameras differ; without: as `EqualBrightness`
     one_iso: float = 0.2  # share of bursts whose frames all have the gain of the first
     hot: float = 0.3  # share of bursts with hot pixels, 1 in 2000
-
-    def gains(
-        self,
-        exposures: Float[Tensor, "b n"],  # t_i, s, above 0
-        preview_gain: Float[Tensor, "b"],  # g_p, 1
-    ) -> Float[Tensor, "b n"]:  # g_i = t_p g_p / t_i, 1
-        "See `Sensor`. `ValueError` when a value is not positive."
-        return burst_gains(exposures, preview_gain)
 
 # %% ../../nbs/light/48_sensor.ipynb #19-sensor
 def draw_noise(
@@ -194,7 +184,7 @@ def __call__(
 ) -> Burst:  # frames as bright as the first, cut off where they are white
     "See `Sensor`."
     if not self.jitter:
-        return EqualBrightness()(radiance, start, stop, gains, generator)
+        return EqualBrightness.__call__(self, radiance, start, stop, gains, generator)
     draw = lambda *shape: torch.rand(shape, generator=generator, device=generator.device).to(radiance)
     bracket = draw(len(gains), 1) < self.one_iso
     longer = torch.where(bracket, (stop - start) / (stop - start)[:, :1], 1.0)
