@@ -29,6 +29,7 @@ class Burst:
     start: Float[Tensor, "b n"]  # t^s, s
     stop: Float[Tensor, "b n"]  # t^e, s; of a frame that was not taken, its start
     counts: Bool[Tensor, "b n c h w"] | None = None  # samples that are light; None: all of them are
+    instant: Float[Tensor, "b 1"] | None = None  # that the picture shall show, s; None: where frame 1 begins
 
     @property
     def noise_std(self) -> Float[Tensor, "b n"]:  # linear RAW
@@ -49,8 +50,8 @@ class Burst:
         change: Callable[[Tensor], Tensor],  # such as lambda x: x[rows]
     ) -> "Burst":  # of changed tensors
         "The same change of every tensor: a share of the batch, another device."
-        counts = None if self.counts is None else change(self.counts)
-        return Burst(*map(change, self.tensors()), counts)
+        rest = (None if x is None else change(x) for x in (self.counts, self.instant))
+        return Burst(*map(change, self.tensors()), *rest)
 
     def piece(
         self,

@@ -387,26 +387,22 @@ class Motion:
 # %% ../../nbs/restorers/15_alignment.ipynb #26-alignment
 def motion(
     burst: Burst,  # of any size
-    instant: Float[Tensor, "b"] | None = None,  # s; None: the beginning of the first frame, t^0
 ) -> Motion:  # of every pixel
-    """Displacements against an instant; 0 for a burst that is at rest, and for a single frame, of which
-    nobody knows them.
-    """
+    "Displacements against the instant that is asked for; 0 at rest, and for one frame: nobody knows them."
     b, n, _, h, w = burst.frames.shape
     if n == 1:
         still = burst.frames.new_zeros(b, n, 2, h, w)
         return Motion(still, still)
     tiles, variance, anchor = displacements(burst)
     first = burst.taken.int().argmax(1, keepdim=True)
-    instant = burst.start.gather(1, first)[:, 0] if instant is None else instant
+    instant = burst.start.gather(1, first) if burst.instant is None else burst.instant
     middles, pick = (burst.start + burst.stop) / 2, (torch.arange(b, device=anchor.device), anchor)
     with torch.no_grad():
-        variance = (
-            ERROR**2 + variance.mean((2, 3)) / 4
-        )  # trust takes blur for noise: errors are half as large
+        # trust takes blur for noise, so errors are half as large
+        variance = (ERROR**2 + variance.mean((2, 3)) / 4).masked_fill(~burst.taken, 1e6)
         errors = _errors(tiles, middles - middles[pick][:, None], variance)
         errors[pick] = 1e-12
-    times = torch.cat([middles, burst.start, burst.stop, instant[:, None]], 1)
+    times = torch.cat([middles, burst.start, burst.stop, instant], 1)
     weights = kriging(middles.detach(), times, anchor, errors)
     guess = torch.einsum("bij,bjcyx->bicyx", weights, tiles)
     there, begin, end, aim = guess.split([n, n, n, 1], 1)

@@ -82,12 +82,11 @@ class Evidence:
 # %% ../../nbs/restorers/20_merge.ipynb #07c-merge
 def evidence(
     burst: Burst,  # as taken
-    instant: Float[Tensor, "b"] | None = None,  # s; None: the beginning of the first frame, t^0
     truth: Motion | None = None,  # where it is known; None: it is measured
-) -> Evidence:  # of that instant
+) -> Evidence:  # of the instant that is asked for
     "Move every frame to one instant, with what is known of its samples. A burst at rest stays as it is."
     burst, n = filled(burst), burst.frames.shape[1]
-    found, variance = truth or motion(burst, instant), noise_variance(burst)
+    found, variance = truth or motion(burst), noise_variance(burst)
     if found.field.any():
         counts = torch.ones_like(burst.frames) if burst.counts is None else burst.counts.float()
         read = lambda x, mode: moved(x.flatten(0, 1), found.field.flatten(0, 1), mode).unflatten(0, (-1, n))
@@ -115,7 +114,9 @@ def evidence_of_piece(
 
 # %% ../../nbs/restorers/20_merge.ipynb #07f-merge
 class Aligned(RestorerNet):
-    "A restorer that begins with the evidence of a burst."
+    "A restorer that begins with the evidence of a burst, of any instant that it asks for."
+
+    any_instant = True
 
     def from_evidence(
         self,
@@ -127,11 +128,10 @@ class Aligned(RestorerNet):
     def forward(
         self,
         burst: Burst,  # of any size
-        instant: Float[Tensor, "b"] | None = None,  # s; None: the beginning of the first frame, t^0
     ) -> Float[Tensor, "b c h w"]:  # linear RAW, not clipped
         "See `Restorer`. `ValueError` as `check_restorable`."
         check_restorable(self, burst)
-        return self.from_evidence(evidence(burst, instant))
+        return self.from_evidence(evidence(burst))
 
     def pieces(
         self,

@@ -38,7 +38,7 @@ class Restorer(Protocol):
         self,
         burst: Burst,  # frame 1 is the reference
     ) -> Float[Tensor, "b c h w"]:  # linear RAW; not clipped
-        "The scene at the time of the reference."
+        "The scene at the beginning of the reference, or at another instant that the burst asks for."
         ...
 
 # %% ../../nbs/restorers/10_protocol.ipynb #07-restorers-10-protocol
@@ -68,6 +68,7 @@ class RestorerNet(nn.Module):
     word: str | None = None  # by which it is found; None: module:class
     needs_noise: bool = True  # see `Restorer`
     reach: int | None = None  # see `Restorer`
+    any_instant: bool = False  # whether `Burst.instant` is obeyed
 
     def pieces(
         self,
