@@ -107,7 +107,7 @@ def alone(
 def defects(
     burst: Burst,  # of any size
 ) -> Bool[Tensor, "b c h w"]:  # whether a sample is one
-    "Hot and dead samples of a sensor, single or two hot ones that touch each other, found in all frames together."
+    "Hot and dead samples of a sensor, and two hot ones side by side, found in all frames together."
     mosaic, variance, unit = on_sensor(burst)
     e, t = excess(mosaic, variance, 0)
     dark = mosaic < DARK * (mosaic - e)
