@@ -71,10 +71,8 @@ def excess(
 
 # %% ../../nbs/restorers/17_defects.ipynb #16-defects
 CLEAR, DOUBTFUL = 9.0, 4.0  # t of what is a defect, and of what is one where most is clear
-STRONG, FEW = (
-    0.85,
-    5,
-)  # the doubtful are that strong, as a share of the clear; so many clear ones may be detail
+STRONG = 0.85  # the doubtful are that strong, as a share of the clear
+FEW = 5  # so many clear ones may be detail of the picture
 LIGHT = 0.5  # share of a sample's excess that those around it have at least, together, where it is light
 DARK = 0.25  # of what surroundings explain, a dead sample has less
 PAIR = 18.0  # t of each of two defects that touch each other
