@@ -65,7 +65,7 @@ class PictureError(ValueError):
 
 # %% ../../nbs/light/27_photographs.ipynb #14-photographs
 FIRST_BYTES = {
-    rb"$": "it is empty",
+    rb"\Z": "it is empty",
     rb"\0{64}": "it holds zeros only, as a broken copy does",
     rb"version https://git-lfs": "it is a Git LFS pointer: `git lfs pull` brings the file that it stands for",
     rb"\s*<(?i:!doctype html|html)": "it is a web page, as a failed download leaves it",
@@ -75,7 +75,7 @@ FIRST_BYTES = {
     rb"v/1\x01": "it is an OpenEXR picture of HDR light: convert it to an sRGB PNG",
     rb"#\?RADIANCE": "it is a Radiance picture of HDR light: convert it to an sRGB PNG",
     rb"%PDF|%!PS": "it is a document: export its picture as PNG",
-    rb"PK\3\4|\x1f\x8b|7z\xbc\xaf": "it is an archive: unpack it",
+    rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf": "it is an archive: unpack it",
     rb".{4}ftyp(?!avi)|\x1aE\xdf\xa3|RIFF.{4}AVI ": "it is a video: name it so",
 }  # how files begin -> what is said of them
 
@@ -91,7 +91,17 @@ def what_it_is(
     return next(known, otherwise)
 
 # %% ../../nbs/light/27_photographs.ipynb #18-photographs
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")  # that are opened
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "AVIF",
+    "BMP",
+    "TIFF",
+    "GIF",
+    "PPM",
+    "JPEG2000",
+)  # opened; MPO comes as JPEG
 
 
 @contextlib.contextmanager
