@@ -83,12 +83,13 @@ FIRST_BYTES = {
 def what_it_is(
     path: str | os.PathLike,  # a file that could not be read as what it claims to be
     otherwise: str = "is it truncated or of another format?",  # when its beginning is not known
+    expected: str = "picture",  # picture or video: what it should be, and may be
 ) -> str:  # what it is instead
     "Recognise a file by how it begins."
     with open(path, "rb") as file:
         head = file.read(64)
     known = (said for pattern, said in FIRST_BYTES.items() if re.match(pattern, head, re.DOTALL))
-    return next(known, otherwise)
+    return next((said for said in known if not said.startswith(f"it is a {expected}")), otherwise)
 
 # %% ../../nbs/light/27_photographs.ipynb #18-photographs
 FORMATS = (
