@@ -46,7 +46,7 @@ def opened_video(
             stream = _stream(path, container)
             stream.thread_type = "AUTO"
             # decoders hide damage behind guessed blocks unless they are told to stop
-            stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(LARGEST)}
+            stream.codec_context.options = {"err_detect": "crccheck+explode", "max_pixels": str(LARGEST)}
             yield container, stream
     except ClipError:
         raise

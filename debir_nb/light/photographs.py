@@ -326,6 +326,8 @@ def _turn(
     chunks: dict[bytes, bytes],  # of a PNG; empty for others
 ) -> tuple[bool, bool, bool]:  # for `upright`
     "How a picture was held."
+    if image.format == "TIFF":  # which Pillow turns by itself, its size at once
+        return False, False, False
     if image.format != "PNG":
         return TURNS.get(image.getexif().get(0x0112), (False, False, False))
     from PIL import Image
