@@ -35,7 +35,11 @@ def bars(size=SIZE):
 def patches(picture):
     "The means of the eight patches of `bars`."
     h, w = picture.shape[0] // 2, picture.shape[1] // 4
-    cells = [picture[h * i + h // 4 : h * (i + 1) - h // 4, w * j + w // 4 : w * (j + 1) - w // 4] for i in (0, 1) for j in range(4)]
+    cells = [
+        picture[h * i + h // 4 : h * (i + 1) - h // 4, w * j + w // 4 : w * (j + 1) - w // 4]
+        for i in (0, 1)
+        for j in range(4)
+    ]
     return np.array([cell.reshape(-1, 3).mean(0) for cell in cells])
 
 
@@ -44,7 +48,9 @@ def marked(order):
 
     def mark(frame):
         graph = av.filter.Graph()
-        source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format.name, time_base=Fraction(1, 25))
+        source = graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format.name, time_base=Fraction(1, 25)
+        )
         field = graph.add("setfield", order)
         source.link_to(field)
         field.link_to(graph.add("buffersink"))
@@ -55,17 +61,20 @@ def marked(order):
     return mark
 
 
-def write_clip(path, pictures, codec="libx264", pixels="yuv420p", rate=240, prepare=None, times=None, **options):
+def write_clip(
+    path, pictures, codec="libx264", pixels="yuv420p", rate=240, prepare=None, times=None, **options
+):
     """Encode pictures; skips the test where the encoder is missing. `matrix` and `reach` are used and tagged,
-    `mark` changes frames before they are encoded.
+    `mark` changes frames before they are encoded, `container` holds options of the container.
     """
     matrix, reach, mark = (options.pop(name, None) for name in ("matrix", "reach", "mark"))
+    how = options.pop("container", {})
     try:
         av.codec.Codec(codec, "w")
     except av.codec.codec.UnknownCodecError:
         pytest.skip(f"this FFmpeg cannot encode {codec}")
     quiet = {"libx265": {"x265-params": "log-level=none"}}.get(codec, {})
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=how) as container:
         stream = container.add_stream(codec, rate=rate, options=quiet | options)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = pixels

@@ -14,7 +14,14 @@ import numpy as np
 
 CASES = int(os.environ.get("FUZZ_CASES", 20))
 SECONDS, MEMORY = 5, 1 << 30  # what a reader may take for one small file
-EXTREMES = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\0\0\1", b"\xff\xff\xff\x7f")
+EXTREMES = (
+    b"\0\0\0\0",
+    b"\xff\xff\xff\xff",
+    b"\x7f\xff\xff\xff",
+    b"\x80\0\0\0",
+    b"\0\0\0\1",
+    b"\xff\xff\xff\x7f",
+)
 
 
 def mutated(data: bytes, rng: np.random.Generator) -> bytes:

@@ -14,7 +14,9 @@ from debir_nb.light.photographs import ADOBE_RGB, SRGB, WIDE, PictureError, png_
 
 BRADFORD = np.array([[1.0479, 0.0229, -0.0502], [0.0296, 0.9904, -0.0171], [-0.0092, 0.0151, 0.7519]])
 D50 = np.array([0.9642, 1.0, 0.8249])
-PROPHOTO = np.array([[0.7977, 0.1352, 0.0313], [0.2880, 0.7119, 0.0001], [0.0, 0.0, 0.8249]])  # RGB to XYZ, D50
+PROPHOTO = np.array(
+    [[0.7977, 0.1352, 0.0313], [0.2880, 0.7119, 0.0001], [0.0, 0.0, 0.8249]]
+)  # RGB to XYZ, D50
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 
 
@@ -34,9 +36,15 @@ def curve_tag(curve):
 def icc(to_d50, curve, space=b"RGB "):
     "A profile of a matrix and a curve (ICC.1:2010, Secs. 8.3 and 8.4)."
     xyz = lambda v: struct.pack(">4s4x3i", b"XYZ ", *(round(65536 * x) for x in v))
-    parts = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 2) + b"x" + bytes(79), b"cprt": b"text" + bytes(8), b"wtpt": xyz(D50)}
+    parts = {
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", 2) + b"x" + bytes(79),
+        b"cprt": b"text" + bytes(8),
+        b"wtpt": xyz(D50),
+    }
     if space == b"RGB ":
-        parts |= {name: xyz(column) for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), np.asarray(to_d50).T)}
+        parts |= {
+            name: xyz(column) for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), np.asarray(to_d50).T)
+        }
         parts |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve_tag(curve))
     else:
         parts[b"kTRC"] = curve_tag(curve)
@@ -45,7 +53,16 @@ def icc(to_d50, curve, space=b"RGB "):
         content += bytes(-len(content) % 4)
         table += struct.pack(">4sII", name, at + len(body), len(content))
         body += content
-    head = struct.pack(">I4xI4s4s4s12x4s28x3i", at + len(body), 0x02200000, b"mntr", space, b"XYZ ", b"acsp", *(round(65536 * x) for x in D50))
+    head = struct.pack(
+        ">I4xI4s4s4s12x4s28x3i",
+        at + len(body),
+        0x02200000,
+        b"mntr",
+        space,
+        b"XYZ ",
+        b"acsp",
+        *(round(65536 * x) for x in D50),
+    )
     return head.ljust(128, b"\0") + table + body
 
 
@@ -74,8 +91,14 @@ SCREENS = {
 @pytest.mark.parametrize("screen", SCREENS)
 def test_profiles_are_applied(tmp_path, screen, suffix):
     to_d50, curve = SCREENS[screen]
-    exact = {"jpg": dict(quality=100, subsampling=0), "webp": dict(lossless=True), "avif": dict(quality=100, subsampling="4:4:4")}
-    Image.fromarray(chart()).save(tmp_path / f"p.{suffix}", icc_profile=icc(to_d50, curve), **exact.get(suffix, {}))
+    exact = {
+        "jpg": dict(quality=100, subsampling=0),
+        "webp": dict(lossless=True),
+        "avif": dict(quality=100, subsampling="4:4:4"),
+    }
+    Image.fromarray(chart()).save(
+        tmp_path / f"p.{suffix}", icc_profile=icc(to_d50, curve), **exact.get(suffix, {})
+    )
     got, right = read_image(tmp_path / f"p.{suffix}").astype(float), meant(chart(), to_d50, curve)
     clear = (right > 4) & (right < 251)  # neither clipped nor in the steep part of the curve near black
     coded = 24 if suffix in ("jpg", "avif") else 4
@@ -83,7 +106,10 @@ def test_profiles_are_applied(tmp_path, screen, suffix):
     assert np.abs(right - chart())[clear].max() > 15  # as sRGB it would be another picture
 
 
-@pytest.mark.parametrize("profile", [icc(adapted(SRGB), "srgb"), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()])
+@pytest.mark.parametrize(
+    "profile",
+    [icc(adapted(SRGB), "srgb"), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()],
+)
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
 def test_a_profile_of_srgb_changes_no_number(tmp_path, profile, mode):
     picture = Image.fromarray(chart(low=0, high=256)).convert(mode)
@@ -123,7 +149,10 @@ def plain_png(path, picture=None):
     return path
 
 
-@pytest.mark.parametrize("points, primaries, gamma", [((12, 13), WIDE[12], None), ((9, 14), WIDE[9], None), ((9, 4), WIDE[9], 2.2), ((1, 8), SRGB, 1.0)])
+@pytest.mark.parametrize(
+    "points, primaries, gamma",
+    [((12, 13), WIDE[12], None), ((9, 14), WIDE[9], None), ((9, 4), WIDE[9], 2.2), ((1, 8), SRGB, 1.0)],
+)
 def test_code_points_of_a_png(tmp_path, points, primaries, gamma):
     path = plain_png(tmp_path / "p.png")
     add_chunk(path, b"cICP", bytes([*points, 0, 1]))
@@ -206,10 +235,14 @@ def test_the_orientation_of_a_png_may_stand_behind_its_pixels(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     content, data = exif.tobytes().removeprefix(b"Exif\0\0"), path.read_bytes()
-    chunk = struct.pack(">I", len(content)) + b"eXIf" + content + struct.pack(">I", zlib.crc32(b"eXIf" + content))
+    chunk = (
+        struct.pack(">I", len(content)) + b"eXIf" + content + struct.pack(">I", zlib.crc32(b"eXIf" + content))
+    )
     path.write_bytes(data[:-12] + chunk + data[-12:])
     clip = open_clip(path)
-    assert clip.size == (40, 24) and np.array_equal(clip.frames()[0].permute(1, 2, 0), np.rot90(chart((24, 40)), -1))
+    assert clip.size == (40, 24) and np.array_equal(
+        clip.frames()[0].permute(1, 2, 0), np.rot90(chart((24, 40)), -1)
+    )
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", pytest.param("avif", marks=needs_avif)])
@@ -231,16 +264,26 @@ def test_pages(tmp_path):
 
 def test_a_phones_two_pictures_are_one_photograph(tmp_path):
     pictures = [Image.fromarray(chart(seed=i)) for i in range(2)]
-    pictures[0].save(tmp_path / "p.jpg", "MPO", save_all=True, append_images=pictures[1:], quality=100, subsampling=0)
-    assert np.abs(open_clip(tmp_path / "p.jpg").frames()[0].permute(1, 2, 0).numpy() - chart().astype(int)).max() < 9
+    pictures[0].save(
+        tmp_path / "p.jpg", "MPO", save_all=True, append_images=pictures[1:], quality=100, subsampling=0
+    )
+    assert (
+        np.abs(open_clip(tmp_path / "p.jpg").frames()[0].permute(1, 2, 0).numpy() - chart().astype(int)).max()
+        < 9
+    )
 
 
-@pytest.mark.parametrize("word", [b"http://ns.adobe.com/xap/1.0/\0<x hdrgm:Version='1.0'/>", b"urn:iso:std:iso:ts:21496:-1\0\0\0\0\0"])
+@pytest.mark.parametrize(
+    "word",
+    [b"http://ns.adobe.com/xap/1.0/\0<x hdrgm:Version='1.0'/>", b"urn:iso:std:iso:ts:21496:-1\0\0\0\0\0"],
+)
 def test_gain_maps_are_mentioned(tmp_path, word):
     out = io.BytesIO()
     Image.fromarray(chart()).save(out, "JPEG")
     plain, at = out.getvalue(), 2
-    (tmp_path / "p.jpg").write_bytes(plain[:at] + b"\xff\xe1" + struct.pack(">H", len(word) + 2) + word + plain[at:])
+    (tmp_path / "p.jpg").write_bytes(
+        plain[:at] + b"\xff\xe1" + struct.pack(">H", len(word) + 2) + word + plain[at:]
+    )
     (tmp_path / "q.jpg").write_bytes(plain)
     with pytest.warns(UserWarning, match="p.jpg has a gain map for HDR screens, which is not used"):
         open_clip(tmp_path / "p.jpg")
@@ -253,18 +296,43 @@ def cmyk_profile():
     "A device link from nowhere: a small table from CMYK to Lab (ICC.1:2010, Sec. 10.10)."
     grid = np.stack(np.meshgrid(*[[0.0, 1.0]] * 4, indexing="ij"), -1).reshape(-1, 4)
     rgb = (1 - grid[:, :3]) * (1 - grid[:, 3:])
-    lab = np.stack([rgb @ [0.2, 0.7, 0.1], 0.5 + 0.2 * (rgb[:, 0] - rgb[:, 1]), 0.5 + 0.2 * (rgb[:, 1] - rgb[:, 2])], 1)
+    lab = np.stack(
+        [rgb @ [0.2, 0.7, 0.1], 0.5 + 0.2 * (rgb[:, 0] - rgb[:, 1]), 0.5 + 0.2 * (rgb[:, 1] - rgb[:, 2])], 1
+    )
     ramp = np.arange(256, dtype=np.uint8).tobytes()
     identity = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
-    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + identity + ramp * 4 + (255 * lab).round().astype(np.uint8).tobytes() + ramp * 3
+    table = (
+        b"mft1"
+        + bytes(4)
+        + bytes([4, 3, 2, 0])
+        + identity
+        + ramp * 4
+        + (255 * lab).round().astype(np.uint8).tobytes()
+        + ramp * 3
+    )
     xyz = struct.pack(">4s4x3i", b"XYZ ", *(round(65536 * x) for x in D50))
-    parts = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 2) + b"x" + bytes(79), b"cprt": b"text" + bytes(8), b"wtpt": xyz, b"A2B0": table, b"A2B1": table}
+    parts = {
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", 2) + b"x" + bytes(79),
+        b"cprt": b"text" + bytes(8),
+        b"wtpt": xyz,
+        b"A2B0": table,
+        b"A2B1": table,
+    }
     rows, body, at = struct.pack(">I", len(parts)), b"", 132 + 12 * len(parts)
     for name, content in parts.items():
         content += bytes(-len(content) % 4)
         rows += struct.pack(">4sII", name, at + len(body), len(content))
         body += content
-    head = struct.pack(">I4xI4s4s4s12x4s28x3i", at + len(body), 0x02200000, b"prtr", b"CMYK", b"Lab ", b"acsp", *(round(65536 * x) for x in D50))
+    head = struct.pack(
+        ">I4xI4s4s4s12x4s28x3i",
+        at + len(body),
+        0x02200000,
+        b"prtr",
+        b"CMYK",
+        b"Lab ",
+        b"acsp",
+        *(round(65536 * x) for x in D50),
+    )
     return head.ljust(128, b"\0") + rows + body
 
 
@@ -293,14 +361,18 @@ def test_chunks_are_walked_without_trusting_their_lengths(tmp_path):
 
 def test_the_matrix_of_primaries_is_the_published_one_and_grey_stays_grey():
     assert np.abs(rgb_to_xyz(WIDE[9])[1] - [0.2627, 0.6780, 0.0593]).max() < 1e-4  # ITU-R BT.2020, luma
-    assert np.abs(rgb_to_xyz(ADOBE_RGB)[1] - [0.2973, 0.6274, 0.0753]).max() < 1e-3  # Adobe RGB (1998), 4.3.5.3
+    assert (
+        np.abs(rgb_to_xyz(ADOBE_RGB)[1] - [0.2973, 0.6274, 0.0753]).max() < 1e-3
+    )  # Adobe RGB (1998), 4.3.5.3
     grey = np.full((4, 4, 3), 0.4)
     assert (recoded(grey, WIDE[12]) == 102).all()
     with pytest.raises(ValueError, match="span no colours"):
         rgb_to_xyz((0.3, 0.3, 0.4, 0.4, 0.5, 0.5))
 
 
-@pytest.mark.parametrize("name", ["1²3.png", "१२.png", "a\nb.png", "%d.png", "-o.png", "x;y$(z).png", "٣.png"])
+@pytest.mark.parametrize(
+    "name", ["1²3.png", "१२.png", "a\nb.png", "%d.png", "-o.png", "x;y$(z).png", "٣.png"]
+)
 def test_names_are_only_names(tmp_path, name):
     plain_png(tmp_path / name)
     plain_png(tmp_path / "other.png")

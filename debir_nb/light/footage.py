@@ -20,6 +20,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
 from fnmatch import fnmatch
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -294,8 +295,10 @@ def _short_words(
     "What an error says, on one line."
     if isinstance(error, UnicodeDecodeError):
         return "it is no UTF-8 text"
-    words = " ".join(str(error).split())
-    return words if len(words) <= 300 else words[:300] + "..."
+    words, mark = getattr(error, "problem", None) or str(error), getattr(error, "problem_mark", None)
+    words = words.replace("unhashable key", "a name that is a list or a mapping")
+    place = f"line {mark.line + 1}: " if mark else ""
+    return place + " ".join(words.split())[:300]
 
 # %% ../../nbs/light/30_footage.ipynb #27b-04-footage
 def _keys_once(
@@ -314,16 +317,19 @@ def _document(
     "Read a table of YAML, never more than it says; `ValueError` when that cannot be done."
     import yaml
 
-    if not path.is_file() or path.stat().st_size > 1 << 20:
-        raise ValueError(f"{path} is no file of text below 1 MB: it has a line for each group of clips")
+    if not path.is_file() or path.stat().st_size > 1 << 17:
+        raise ValueError(f"{path} is no file of text below 128 kB: it has a line for each group of clips")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        if (node := yaml.compose(text, yaml.SafeLoader)) is None:
+        if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > 100:
+            raise RecursionError
+        loader = yaml.SafeLoader(text)
+        if (node := loader.get_single_node()) is None:
             return {}
         if _weight(node, {}) > 100_000:
             raise ValueError("its aliases stand for more than 100000 words")
         _keys_once(node)
-        return yaml.safe_load(text)
+        return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, OverflowError) as e:
         raise ValueError(f"{path} cannot be read as YAML: {_short_words(e)}") from e
     except RecursionError as e:
