@@ -24,15 +24,15 @@ from .photographs import LIKE_SRGB, WIDE, recoded, upright, what_it_is
 # %% ../../nbs/light/28_clips.ipynb #05-clips
 # as FFmpeg names them: containers that hold their pictures themselves
 CONTAINERS = (
-    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,mxf,dv,asf,flv,ogg,h264,hevc,m4v,yuv4mpegpipe,gif,ivf"
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,mxf,dv,asf,flv,ogg,h264,hevc,m4v,yuv4mpegpipe,ivf"
 )
 LARGEST = 1 << 26  # px of a frame; 8K film has half as many
 
-
+# %% ../../nbs/light/28_clips.ipynb #06-clips
 class ClipError(ValueError):
     "A video that cannot be used: the message names it, the reason and what to do."
 
-# %% ../../nbs/light/28_clips.ipynb #06-clips
+# %% ../../nbs/light/28_clips.ipynb #07-clips
 @contextlib.contextmanager
 def opened_video(
     path: str | os.PathLike,  # of the video
@@ -51,11 +51,10 @@ def opened_video(
     except ClipError:
         raise
     except Exception as e:  # FFmpeg's errors, and Python's own on what a damaged file says
-        raise ClipError(
-            f"{path} cannot be read as a video: {what_it_is(path, 'is it truncated or of an unknown format?', 'video')}"
-        ) from e
+        found = what_it_is(path, "is it truncated or of an unknown format?", "video")
+        raise ClipError(f"{path} cannot be read as a video: {found}") from e
 
-# %% ../../nbs/light/28_clips.ipynb #07-clips
+# %% ../../nbs/light/28_clips.ipynb #08-clips
 def _stream(
     path: str | os.PathLike,  # of the video
     container,  # the same, opened by PyAV
@@ -68,7 +67,7 @@ def _stream(
         raise ClipError(f"{path} is coded in a way that FFmpeg has no decoder for: convert it to H.264")
     return moving[0]
 
-# %% ../../nbs/light/28_clips.ipynb #09-clips
+# %% ../../nbs/light/28_clips.ipynb #10-clips
 @dataclass
 class Tally:
     "What came out of a container so far."
@@ -76,7 +75,7 @@ class Tally:
     packets: int = 0  # with content, whether they are shown or not
     frames: int = 0  # pictures
 
-
+# %% ../../nbs/light/28_clips.ipynb #11-clips
 def decoded(
     path: str | os.PathLike,  # of the video
     container,  # the same, opened by PyAV
@@ -97,7 +96,7 @@ def decoded(
     except av.FFmpegError as e:
         raise _damaged(path, stream, tally) from e
 
-# %% ../../nbs/light/28_clips.ipynb #10-clips
+# %% ../../nbs/light/28_clips.ipynb #12-clips
 def _damaged(
     path: str | os.PathLike,  # of the video
     stream,  # its pictures
@@ -108,7 +107,7 @@ def _damaged(
     found = promise if stream.frames else f"does not decode beyond frame {tally.frames}"
     return ClipError(f"{path} {found}: the file is truncated or damaged; encode or copy it again")
 
-# %% ../../nbs/light/28_clips.ipynb #12-clips
+# %% ../../nbs/light/28_clips.ipynb #14-clips
 class _Deinterlacer:
     "FFmpeg's bwdif, begun at the first interlaced frame; progressive frames pass as they are."
 
@@ -137,7 +136,7 @@ class _Deinterlacer:
             while True:
                 yield self.graph.pull()
 
-# %% ../../nbs/light/28_clips.ipynb #13-clips
+# %% ../../nbs/light/28_clips.ipynb #15-clips
 def progressive(
     frames: Iterator,  # PyAV's, as `decoded`
 ) -> Iterator:  # as many
@@ -150,7 +149,7 @@ def progressive(
     if weave:
         yield from weave(None)
 
-# %% ../../nbs/light/28_clips.ipynb #18-clips
+# %% ../../nbs/light/28_clips.ipynb #20-clips
 @dataclass(frozen=True)
 class View:
     "How the frames of a clip become pictures."
@@ -185,7 +184,7 @@ class View:
             shown = recoded(shown / np.float32(65535), self.wide)
         return upright(shown, *self.turn)
 
-# %% ../../nbs/light/28_clips.ipynb #19-clips
+# %% ../../nbs/light/28_clips.ipynb #21-clips
 def display_turn(
     frame,  # PyAV's
 ) -> tuple[bool, bool, bool] | None:  # for `upright`; None: it is no quarter turn
@@ -202,11 +201,11 @@ def display_turn(
         return None
     return swap, kept[0] < 0, kept[1] < 0
 
-# %% ../../nbs/light/28_clips.ipynb #21-clips
+# %% ../../nbs/light/28_clips.ipynb #23-clips
 CURVES = {8: "linear light", 9: "logarithmic", 10: "logarithmic", 16: "HDR, PQ", 17: "DCI", 18: "HDR, HLG"}
 MATRICES = (0, 1, 2, 4, 5, 6, 7, 9)  # that FFmpeg's scaler knows
 
-
+# %% ../../nbs/light/28_clips.ipynb #24-clips
 def _refused(
     stream,  # pictures of a video, opened by PyAV
     frame,  # its first
@@ -225,7 +224,7 @@ def _refused(
         return f"holds colours of primaries that are not known here ({primaries})"
     return None
 
-# %% ../../nbs/light/28_clips.ipynb #22-clips
+# %% ../../nbs/light/28_clips.ipynb #25-clips
 def view_of(
     path: str | os.PathLike,  # of the video
     stream,  # its pictures, opened by PyAV
@@ -255,7 +254,7 @@ def view_of(
         turn=turn,
     )
 
-# %% ../../nbs/light/28_clips.ipynb #26-clips
+# %% ../../nbs/light/28_clips.ipynb #29-clips
 def _at(
     which: np.ndarray,  # numbers of frames
 ) -> str:  # the first few of them
@@ -266,7 +265,7 @@ def _at(
         + ", ..." * (len(which) > 3)
     )
 
-
+# %% ../../nbs/light/28_clips.ipynb #30-clips
 def check_times(
     path: str | os.PathLike,  # of the video
     times: Float[np.ndarray, "n"],  # time stamps of its frames, s
@@ -281,8 +280,9 @@ def check_times(
     if usual <= 0 or (jumps := np.flatnonzero(off > 0.3 * usual) + 1).size:
         where = _at(jumps) if usual > 0 else "most frames"
         raise ClipError(
-            f"{path} has a rate that varies: its frames are {1e3 * gaps.min():.3g} to {1e3 * gaps.max():.3g} ms"
-            f" apart (see {where}); cut it where the rate changes, or convert it to a constant rate"
+            f"{path} has a rate that varies: its frames are {1e3 * gaps.min():.3g} to"
+            f" {1e3 * gaps.max():.3g} ms apart (see {where}); cut it where the rate changes, or convert it to"
+            " a constant rate"
         )
     if (uneven := np.flatnonzero(off > usual / 10) + 1).size:
         warnings.warn(
@@ -291,7 +291,7 @@ def check_times(
             stacklevel=3,
         )
 
-# %% ../../nbs/light/28_clips.ipynb #27-clips
+# %% ../../nbs/light/28_clips.ipynb #31-clips
 def doubled(
     changes: Float[np.ndarray, "n"],  # mean difference of every frame to the one before it, of 255
 ) -> np.ndarray:  # numbers of frames
@@ -301,7 +301,7 @@ def doubled(
     near = np.minimum(before, after)
     return np.flatnonzero((near >= 0.5) & (changes <= near / 20))
 
-# %% ../../nbs/light/28_clips.ipynb #30-clips
+# %% ../../nbs/light/28_clips.ipynb #34-clips
 class _Seen:
     "What was seen of the frames of a clip while they passed."
 
@@ -341,7 +341,7 @@ class _Seen:
             self.remarks["is interlaced: every second line is computed from its neighbours"] = True
         self._compare(frame)
 
-# %% ../../nbs/light/28_clips.ipynb #31-clips
+# %% ../../nbs/light/28_clips.ipynb #35-clips
 @patch
 def _compare(
     self: _Seen,
@@ -355,7 +355,7 @@ def _compare(
     self.times.append(frame.time)
     self.small = thin
 
-# %% ../../nbs/light/28_clips.ipynb #32-clips
+# %% ../../nbs/light/28_clips.ipynb #36-clips
 @patch
 def conclude(
     self: _Seen,
@@ -366,14 +366,12 @@ def conclude(
         times = sorted(self.times) if self.unordered else self.times
         check_times(self.path, np.array(times, float), clock)
     if (twice := doubled(np.array(self.changes))).size:
-        self.remarks[
-            f"repeats frames ({_at(twice)}), as a conversion to a higher rate does: remove them and declare the"
-            " rate of those that remain"
-        ] = True
+        remark = f"repeats frames ({_at(twice)}), as a conversion to a higher rate does: remove them and"
+        self.remarks[f"{remark} declare the rate of those that remain"] = True
     for remark in self.remarks:
         warnings.warn(f"{self.path} {remark}", stacklevel=5)
 
-# %% ../../nbs/light/28_clips.ipynb #34-clips
+# %% ../../nbs/light/28_clips.ipynb #38-clips
 def _duration(
     container,  # opened by PyAV
     stream,  # its pictures
@@ -386,7 +384,7 @@ def _duration(
         return 3600 * int(h) + 60 * int(m) + float(s)
     return container.duration / 1e6 if len(container.streams) == 1 and container.duration else 0.0
 
-# %% ../../nbs/light/28_clips.ipynb #35-clips
+# %% ../../nbs/light/28_clips.ipynb #39-clips
 def _check_whole(
     container,  # of the video, opened by PyAV
     seen: _Seen,  # all its frames
@@ -408,7 +406,7 @@ def _check_whole(
             " truncated or damaged; encode or copy it again"
         )
 
-# %% ../../nbs/light/28_clips.ipynb #36-clips
+# %% ../../nbs/light/28_clips.ipynb #40-clips
 def count_video(
     path: str | os.PathLike,  # of the video
 ) -> tuple[int, tuple[int, int], float]:  # frames, (height, width) in px, the container's rate in frames/s
@@ -428,7 +426,7 @@ def count_video(
     seen.conclude(clock)
     return tally.frames, seen.view.shape, float(rate)
 
-# %% ../../nbs/light/28_clips.ipynb #38-clips
+# %% ../../nbs/light/28_clips.ipynb #42-clips
 def read_video(
     path: str | os.PathLike,  # of the video
     start: int,  # first frame

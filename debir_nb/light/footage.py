@@ -460,8 +460,8 @@ def _slow(
     if fps is None or fps <= 0:
         raise ValueError(
             f"clip {name!r} has no known capture rate: add the line  '{name}': {{fps: 240}}  to {TABLE},"
-            " put the rate in its name ('..._240fps'), or pass fps; pictures that are numbered but are no frames"
-            f" are told by  '{name}*': {{photographs: true}}"
+            " put the rate in its name ('..._240fps'), or pass fps; numbered pictures that are no frames"
+            f" of one clip are told by  '{name}*': {{photographs: true}}"
         )
     if fps >= MIN_FPS:
         return float(fps), 1.0

@@ -104,7 +104,7 @@ FORMATS = (
     "JPEG2000",
 )  # opened; MPO comes as JPEG
 
-
+# %% ../../nbs/light/27_photographs.ipynb #19-photographs
 @contextlib.contextmanager
 def opened(
     path: str | os.PathLike,  # of the picture
@@ -127,7 +127,7 @@ def opened(
     except Exception as e:  # Pillow's readers raise errors of every kind on damaged files
         raise PictureError(f"{path} cannot be read as a picture: {what_it_is(path)}") from e
 
-# %% ../../nbs/light/27_photographs.ipynb #20-photographs
+# %% ../../nbs/light/27_photographs.ipynb #21-photographs
 def png_chunks(
     path: str | os.PathLike,  # of a PNG
 ) -> dict[bytes, bytes]:  # type -> first 64 kB of content, of the last chunk of that type
@@ -146,7 +146,7 @@ def png_chunks(
         raise PictureError(f"{path} cannot be read as a picture: it is truncated")
     return chunks
 
-# %% ../../nbs/light/27_photographs.ipynb #23-photographs
+# %% ../../nbs/light/27_photographs.ipynb #24-photographs
 def _code_points(
     path: str | os.PathLike,  # of the picture
     kind: str,  # its format, as Pillow calls it
@@ -161,7 +161,7 @@ def _code_points(
         return tuple(int.from_bytes(number) for number in found.groups()) if found else None
     return None
 
-# %% ../../nbs/light/27_photographs.ipynb #24-photographs
+# %% ../../nbs/light/27_photographs.ipynb #25-photographs
 def _recoded_image(
     image,  # opened by Pillow
     primaries: tuple[float, ...],  # see `recoded`
@@ -170,7 +170,7 @@ def _recoded_image(
     "Decode a picture and recode its numbers."
     return recoded(np.asarray(image.convert("RGB")) / np.float32(255), primaries, gamma)
 
-# %% ../../nbs/light/27_photographs.ipynb #25-photographs
+# %% ../../nbs/light/27_photographs.ipynb #26-photographs
 def _by_code_points(
     path: str | os.PathLike,  # of the picture
     primaries: int,  # number in H.273, Table 2
@@ -179,8 +179,8 @@ def _by_code_points(
     "`PictureError` for HDR and for primaries or curves that are not known here."
     if curve in HDR_CURVES:
         raise PictureError(
-            f"{path} is an HDR picture ({HDR_CURVES[curve]}): its numbers are no display values; convert it to"
-            " sRGB"
+            f"{path} is an HDR picture ({HDR_CURVES[curve]}): its numbers are no display values; convert it"
+            " to sRGB"
         )
     if not (primaries in LIKE_SRGB + tuple(WIDE) and (curve in DISPLAY_CURVES or curve in GAMMAS)):
         raise PictureError(
@@ -191,7 +191,7 @@ def _by_code_points(
         return None
     return partial(_recoded_image, primaries=WIDE.get(primaries, SRGB), gamma=GAMMAS.get(curve))
 
-# %% ../../nbs/light/27_photographs.ipynb #27-photographs
+# %% ../../nbs/light/27_photographs.ipynb #28-photographs
 def _transform(
     path: str | os.PathLike,  # of the picture
     profile: bytes,  # ICC
@@ -216,7 +216,7 @@ def _transform(
             " sRGB, or remove the profile if the picture is sRGB"
         ) from e
 
-# %% ../../nbs/light/27_photographs.ipynb #28-photographs
+# %% ../../nbs/light/27_photographs.ipynb #29-photographs
 def _lattice(
     mode: str,  # RGB, L or CMYK
 ):  # a Pillow image
@@ -229,7 +229,7 @@ def _lattice(
         np.stack(axes, -1).reshape(1, -1, len(axes)).squeeze(2 if mode == "L" else ()), mode
     )
 
-# %% ../../nbs/light/27_photographs.ipynb #29-photographs
+# %% ../../nbs/light/27_photographs.ipynb #30-photographs
 def _by_profile(
     path: str | os.PathLike,  # of the picture
     image,  # the same, opened by Pillow
@@ -244,14 +244,14 @@ def _by_profile(
         return None
     return lambda image: np.asarray(apply.apply(image.convert(mode)))
 
-# %% ../../nbs/light/27_photographs.ipynb #30-photographs
+# %% ../../nbs/light/27_photographs.ipynb #31-photographs
 def _is_adobe(
     image,  # opened by Pillow
 ) -> bool:  # whether its Exif says so
     "Whether a camera marks its JPEG as Adobe RGB (DCF 2.0: interoperability index R03)."
     return image.format in ("JPEG", "MPO") and image.getexif().get_ifd(0xA005).get(1) == "R03"
 
-# %% ../../nbs/light/27_photographs.ipynb #31-photographs
+# %% ../../nbs/light/27_photographs.ipynb #32-photographs
 def _by_numbers(
     path: str | os.PathLike,  # of the picture
     image,  # the same, opened by Pillow
@@ -267,8 +267,8 @@ def _by_numbers(
         return None
     if np.abs(np.subtract(said[:2], D65)).max() >= 0.01 or (curve and not 0.1 <= gamma <= 10):
         raise PictureError(
-            f"{path} says that its white is {said[0]:g}, {said[1]:g} and its gamma {gamma}, which is not known"
-            " here: convert it to sRGB"
+            f"{path} says that its white is {said[0]:g}, {said[1]:g} and its gamma {gamma}, which is not"
+            " known here: convert it to sRGB"
         )
     try:
         rgb_to_xyz(said[2:])
@@ -276,7 +276,7 @@ def _by_numbers(
         raise PictureError(f"{path} says of its colours: {e}; convert it to sRGB") from e
     return partial(_recoded_image, primaries=said[2:], gamma=1 / gamma if curve else None)
 
-# %% ../../nbs/light/27_photographs.ipynb #32-photographs
+# %% ../../nbs/light/27_photographs.ipynb #33-photographs
 def colours(
     path: str | os.PathLike,  # of the picture
     image,  # the same, opened by Pillow
@@ -297,7 +297,7 @@ def colours(
         return _by_profile(path, image, profile)
     return _by_numbers(path, image, chunks)
 
-# %% ../../nbs/light/27_photographs.ipynb #38-photographs
+# %% ../../nbs/light/27_photographs.ipynb #39-photographs
 # Exif orientation -> swap rows and columns, then mirror left and right, then top and bottom
 TURNS = {
     2: (False, True, False),
@@ -309,7 +309,7 @@ TURNS = {
     8: (True, False, True),
 }
 
-
+# %% ../../nbs/light/27_photographs.ipynb #40-photographs
 def upright(
     picture: Shaped[np.ndarray, "h w *c"],  # as stored
     swap: bool,  # rows and columns
@@ -320,7 +320,7 @@ def upright(
     picture = picture.swapaxes(0, 1) if swap else picture
     return np.ascontiguousarray(picture[:: -1 if flip else 1, :: -1 if mirror else 1])
 
-# %% ../../nbs/light/27_photographs.ipynb #39-photographs
+# %% ../../nbs/light/27_photographs.ipynb #41-photographs
 def _turn(
     image,  # opened by Pillow
     chunks: dict[bytes, bytes],  # of a PNG; empty for others
@@ -336,7 +336,7 @@ def _turn(
     exif.load(chunks.get(b"eXIf", b""))
     return TURNS.get(exif.get(0x0112), (False, False, False))
 
-# %% ../../nbs/light/27_photographs.ipynb #42-photographs
+# %% ../../nbs/light/27_photographs.ipynb #44-photographs
 def _check_single(
     path: str | os.PathLike,  # of the picture
     image,  # the same, opened by Pillow
@@ -350,7 +350,7 @@ def _check_single(
             f"{path} is an animation of {n} pictures: save it as a video or as numbered frames"
         )
 
-# %% ../../nbs/light/27_photographs.ipynb #43-photographs
+# %% ../../nbs/light/27_photographs.ipynb #45-photographs
 def check_opaque(
     path: str | os.PathLike,  # of the picture
     image,  # the same, opened by Pillow; decoded if it has an alpha channel
@@ -361,10 +361,10 @@ def check_opaque(
             f"{path} is transparent in places, where it has no colour: flatten it on a background"
         )
 
-# %% ../../nbs/light/27_photographs.ipynb #44-photographs
+# %% ../../nbs/light/27_photographs.ipynb #46-photographs
 GAIN_MAPS = re.compile(rb"hdrgm:Version|hdr-gain-map/1\.0|urn:iso:std:iso:ts:21496:-1|aux:hdrgainmap")
 
-
+# %% ../../nbs/light/27_photographs.ipynb #47-photographs
 def _mention_gain_map(
     path: str | os.PathLike,  # of the picture
 ) -> None:
@@ -376,7 +376,7 @@ def _mention_gain_map(
                 stacklevel=2,
             )
 
-# %% ../../nbs/light/27_photographs.ipynb #45-photographs
+# %% ../../nbs/light/27_photographs.ipynb #48-photographs
 def looked_at(
     path: str | os.PathLike,  # of the picture
     image,  # the same, opened by Pillow
@@ -386,7 +386,7 @@ def looked_at(
     _check_single(path, image)
     return colours(path, image, chunks), _turn(image, chunks)
 
-# %% ../../nbs/light/27_photographs.ipynb #46-photographs
+# %% ../../nbs/light/27_photographs.ipynb #49-photographs
 def picture_size(
     path: str | os.PathLike,  # of the picture
 ) -> tuple[int, int]:  # height and width, px, upright
@@ -399,7 +399,7 @@ def picture_size(
     _mention_gain_map(path)
     return (width, height) if swap else (height, width)
 
-# %% ../../nbs/light/27_photographs.ipynb #47-photographs
+# %% ../../nbs/light/27_photographs.ipynb #50-photographs
 def srgb_picture(
     path: str | os.PathLike,  # of the picture
     image,  # the same, opened by Pillow, of 8 bits
