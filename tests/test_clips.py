@@ -4,6 +4,7 @@ import warnings
 from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 import pytest
 from clip_maker import SIZE, bars, copy_packets, marked, moving, patches, square, write_clip
@@ -416,3 +417,16 @@ def test_one_bad_clip_does_not_stop_the_others(tmp_path):
     write_clip(tmp_path / "d_240fps.mp4", moving(11), times=[0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11])
     found = find_clips(tmp_path)
     assert len(found.clips) == 3 and "rate that varies" in found.left_out["d_240fps.mp4"]
+
+
+@pytest.mark.parametrize("code", ["vp09", "mp4v", "MJPG"])
+def test_frames_are_those_of_opencv_byte_for_byte(tmp_path, code):
+    "Scenes of clips that OpenCV wrote and once read, as those of the release, do not change."
+    path = tmp_path / f"clip.{'avi' if code == 'MJPG' else 'mp4'}"
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*code), 240, SIZE[::-1])
+    for picture in moving(12):
+        video.write(picture[..., ::-1].copy())
+    video.release()
+    reader = cv2.VideoCapture(str(path))
+    for ours in pictures_of(path, 12):
+        assert np.array_equal(reader.read()[1][..., ::-1], ours)
