@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from debir_nb.restorers.mean import weighted_mean
 
 from debir_nb.core import generator
 from debir_nb.light.sensor import still_burst
 from debir_nb.restorers import burstormer
 from debir_nb.restorers.burstormer import Burstormer, ChannelAttention, deform_conv, pass_through
-from debir_nb.restorers.merge import weighted_mean
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 CASES = ["burstormer_n4_raw", "burstormer_n8_gray"]

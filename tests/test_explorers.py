@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from debir_nb.restorers.mean import weighted_mean
 
 from debir_nb.core import FRAME_TIME, generator
 from debir_nb.explore.beat_baenet import BeatBAENet, deal
@@ -15,7 +16,6 @@ from debir_nb.explore.policy_map import PolicyMap, at_hand
 from debir_nb.explore.shutter import Shutter, landscape
 from debir_nb.policies.baenet import BAENet, recalibrate_batchnorm
 from debir_nb.policies.rules import bracket
-from debir_nb.restorers.merge import weighted_mean
 
 ROOT = Path(__file__).resolve().parents[1]
 

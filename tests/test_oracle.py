@@ -4,12 +4,12 @@ from math import comb
 
 import pytest
 import torch
+from debir_nb.restorers.mean import weighted_mean
 
 from debir_nb.core import FRAME_TIME, T_MIN, budget
 from debir_nb.light.sensor import EqualBrightness
 from debir_nb.light.simulator import Simulator, collect
 from debir_nb.policies.rules import bracket
-from debir_nb.restorers.merge import weighted_mean
 from debir_nb.scoring.search import lattice, moves, oracle, restoration_errors
 
 

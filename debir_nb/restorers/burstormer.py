@@ -14,13 +14,13 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from .mean import weighted_mean
 from fastcore.basics import patch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..light.sensor import Burst
-from .merge import weighted_mean
 from .protocol import RestorerNet, check_restorable
 
 # %% ../../nbs/restorers/30_burstormer.ipynb #07-11-burstormer

@@ -7,11 +7,11 @@ __all__ = ['Residual']
 
 # %% ../../nbs/yours/20_restorer.ipynb #00b-own-restorer
 import torch
+from ..restorers.mean import weighted_mean
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..light.sensor import Burst
-from ..restorers.merge import weighted_mean
 from ..restorers.protocol import RestorerNet, check_restorable
 
 # %% ../../nbs/yours/20_restorer.ipynb #03-61-own-restorer
