@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from clip_maker import bars, copy_packets, moving, write_clip
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from debir_nb.light.dng import write_dng
 from debir_nb.light.footage import find_clips, open_clip, read_table
 
 PYTHON = (
@@ -399,6 +401,22 @@ def test_own_bursts_are_no_footage(tmp_path):
     found = find_clips(tmp_path)
     assert [clip.name for clip in found.clips] == ["mine/a", "other/o"]
     assert "a burst that debir wrote" in found.report()
+
+
+def test_what_was_restored_is_no_footage(tmp_path):
+    frames(tmp_path / "stills", ["a.png", "b.png"])
+    word = PngInfo()
+    word.add_text("Software", "debir restore")
+    Image.new("RGB", (64, 48)).save(tmp_path / "restored.png", pnginfo=word)
+    counts = np.random.default_rng(0).integers(300, 4000, (48, 64)).astype(np.uint16)
+    for name in ("shot", "restored"):
+        write_dng(tmp_path / f"{name}.dng", counts, exposure=1 / 60, iso=100, black=256, white=4095)
+    with open(tmp_path / "restored.dng", "ab") as file:
+        file.write(b"debir restore\0")
+    found = find_clips(tmp_path)
+    assert {clip.path.name for clip in found.clips} == {"a.png", "b.png", "shot.dng"}
+    assert set(found.left_out) == {"restored.png", "restored.dng"}
+    assert "restored.dng: `debir restore` made it" in found.report()
 
 
 def dvc_folder(folder, names, lie=False):

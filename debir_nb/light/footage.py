@@ -666,6 +666,19 @@ def _is_own(
                     return True
     return False
 
+# %% ../../nbs/light/30_footage.ipynb #54d-04-footage
+def _was_restored(
+    path: Path,  # of a photograph
+) -> bool:  # whether `debir restore` made it
+    "Look for the name of the program, which DNG and PNG keep near their beginning or end."
+    if path.suffix.lower() not in (".dng", ".png"):
+        return False
+    with contextlib.suppress(OSError), open(path, "rb") as file:  # it will be said when it is opened
+        head = file.read(1 << 16)
+        file.seek(max(0, path.stat().st_size - (1 << 16)))
+        return b"debir restore" in head + file.read()
+    return False
+
 # %% ../../nbs/light/30_footage.ipynb #55-04-footage
 def _places(
     folder: Path,  # the footage folder
@@ -685,9 +698,12 @@ def _places(
             passed[place] = "a burst that debir wrote: `debir restore` reads it, it is no footage"
             continue
         pictures = _pictures(place)
-        paths += [place] if _are_frames(place, pictures, folder, table) else pictures
+        together = _are_frames(place, pictures, folder, table)
         files = (p for p in place.iterdir() if p.is_file() and not p.name.startswith("."))
-        paths += [p for p in files if p.suffix.lower() in VIDEOS + RAWS]
+        alone = [p for p in files if p.suffix.lower() in VIDEOS + RAWS] + pictures * (not together)
+        restored = {p: "`debir restore` made it, it is no footage" for p in alone if _was_restored(p)}
+        paths += [place] * together + [p for p in alone if p not in restored]
+        passed |= restored
     return sorted(paths), passed
 
 # %% ../../nbs/light/30_footage.ipynb #55b-04-footage
