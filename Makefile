@@ -24,6 +24,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 inputs: $(STAMP)
+	@[[ -e .git ]] || dvc config --local core.no_scm true  # a download as ZIP: DVC shall not look for Git
 	@[[ $$FOOTAGE ]] || dvc status -q data.dvc || dvc pull data.dvc </dev/null || { [[ -d data ]] && \
 	    echo "data/ has changes of yours and is used as it is (the embedded footage again: git checkout data.dvc && dvc checkout --force data.dvc)"; }
 	@changes=(); [[ -z $$SCALE ]] || changes+=("scale=$$SCALE"); [[ -z $$FOOTAGE ]] || changes+=("scenes.footage=$$FOOTAGE"); \

@@ -8,17 +8,21 @@ __all__ = ['MIN_FPS', 'IMAGES', 'VIDEOS', 'RAWS', 'TABLE', 'LAYOUTS', 'read_imag
 
 # %% ../../nbs/light/30_footage.ipynb #02-04-footage
 import contextlib
+import difflib
+import hashlib
+import json
 import math
 import os
 import re
+import reprlib
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
 from fnmatch import fnmatch
+from itertools import accumulate
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -26,117 +30,42 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core import T_MIN
+from .clips import count_video, read_video
 from .dng import RawLayout, RawPhoto, normalise, read_headerless, read_raw
+from .photographs import PictureError, opened, picture_size, srgb_picture
 from .raw import render
 
 # %% ../../nbs/light/30_footage.ipynb #07-04-footage
 MIN_FPS = 120.0  # slowest capture rate that is accepted as it is, frames/s
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")  # suffixes read as pictures
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts")  # suffixes read as videos
+# suffixes read as pictures; of .heic, .heif and .jxl it is said what to do
+IMAGES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".jp2")
+IMAGES += (".ppm", ".pgm", ".heic", ".heif", ".jxl")
+# suffixes read as videos
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts", ".vob")
+VIDEOS += (".mxf", ".dv", ".3gp", ".wmv", ".flv", ".ogv")
 # suffixes read by rawpy
 RAWS = (".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".gpr")
 TABLE = "footage.yaml"  # declares what files do not say, in a footage folder
-
-# %% ../../nbs/light/30_footage.ipynb #09-04-footage
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    "Silence OpenCV's and FFmpeg's own messages inside the block."
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    logging = cv2.utils.logging
-    level = logging.getLogLevel()
-    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        logging.setLogLevel(level)
 
 # %% ../../nbs/light/30_footage.ipynb #10-04-footage
 def _check_depth(
     path: str | os.PathLike,  # of the picture
     mode: str,  # its pixel format, as Pillow calls it
 ) -> None:
-    "`ValueError` for pictures of integers or floats, which Pillow would cut to 8 bits."
+    "`PictureError` for pictures of integers or floats, which Pillow would cut to 8 bits."
     if mode[0] in "IF":
-        raise ValueError(f"{path} is not an 8-bit picture (mode {mode}): convert it to 8-bit sRGB")
+        raise PictureError(f"{path} is not an 8-bit picture (mode {mode}): convert it to 8-bit sRGB")
 
 # %% ../../nbs/light/30_footage.ipynb #11-04-footage
 def read_image(
     path: str | os.PathLike,  # of the picture
 ) -> UInt8[np.ndarray, "h w 3"]:  # display-referred sRGB, upright
-    """Read one 8-bit picture as sRGB, grey as equal R, G, B; `ValueError` when it does not decode to its end,
-    has 16-bit grey levels, or is transparent in places.
+    """Read one picture as 8-bit sRGB, grey as equal R, G, B; `ValueError` when it does not decode to its end,
+    has 16-bit grey levels, is transparent in places, or has colours that cannot be known.
     """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            _check_depth(path, image.mode)
-            clear = "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255
-            if clear:
-                raise ValueError(
-                    f"{path} is transparent in places, where it has no colour: flatten it on a background"
-                )
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError) as e:
-        raise ValueError(
-            f"{path} cannot be read as a picture: is it empty, truncated or of another format? ({e})"
-        ) from e
-
-# %% ../../nbs/light/30_footage.ipynb #13-04-footage
-def _video(
-    path: Path,  # of the video
-) -> cv2.VideoCapture:  # opened
-    "Open a video; `ValueError` when it is not one, or has more than 8 bits a sample."
-    with _quiet():
-        capture = cv2.VideoCapture(str(path))
-    if not capture.isOpened():
-        raise ValueError(f"{path} cannot be read as a video: is it empty, truncated or of an unknown format?")
-    bits = int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)) >> 24
-    if 8 < bits <= 16:
-        raise ValueError(
-            f"{path} has {bits} bits a sample, as HDR footage has, and the encoding of its light is not"
-            " known: convert it to 8-bit sRGB (Rec. 709)"
-        )
-    return capture
-
-# %% ../../nbs/light/30_footage.ipynb #14-04-footage
-def _count(
-    path: Path,  # of the video
-) -> tuple[int, tuple[int, int], float]:  # frames, (height, width) in px, the container's rate in frames/s
-    """Decode a whole video and count; `ValueError` when nothing decodes, or fewer frames than the container
-    promises (one less is accepted: some containers round a duration).
-    """
-    with _quiet():
-        capture = _video(path)
-        promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        n = 0
-        while capture.grab():
-            n += 1
-    if n == 0:
-        raise ValueError(f"{path} holds no frame that decodes")
-    if n < promised - 1:
-        raise ValueError(
-            f"{path} promises {promised} frames but only {n} decode: the file is truncated or damaged;"
-            " encode or copy it again"
-        )
-    # the decoder turns a clip upright, its header's size is not turned
-    return n, _read_video(path, 0, 1)[0].shape[:2], float(capture.get(cv2.CAP_PROP_FPS))
-
-# %% ../../nbs/light/30_footage.ipynb #15-04-footage
-def _read_video(
-    path: Path,  # of the video
-    start: int,  # first frame
-    stop: int,  # one past the last frame
-) -> list[np.ndarray]:  # frames (h, w, 3), uint8 sRGB
-    "Frames `start` to `stop` of a video, decoded from its beginning; `ValueError` when it is shorter."
-    with _quiet():
-        capture = _video(path)
-        for _ in range(start):
-            capture.grab()
-        frames = [capture.read()[1] for _ in range(start, stop)]
-    if any(f is None for f in frames):
-        raise ValueError(f"{path} ends before frame {stop}: has the file changed since it was opened?")
-    return [cv2.cvtColor(f, cv2.COLOR_BGR2RGB) for f in frames]
+    with opened(path) as image:
+        _check_depth(path, image.mode)
+        return srgb_picture(path, image)
 
 # %% ../../nbs/light/30_footage.ipynb #17-04-footage
 @dataclass(frozen=True)
@@ -154,6 +83,8 @@ class Shake:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not (number and 0 <= value < math.inf):
                 raise ValueError(f"{name} is {value!r}: give a finite number that is not negative")
+            if value > (most := {"speed": 1000, "objects": 100, "readout": 1}[name]):
+                raise ValueError(f"{name} is {value:.6g}: no hand does more than {most}")
         if int(self.objects) != self.objects:
             raise ValueError(f"objects is {self.objects!r}: give a whole number")
 
@@ -180,8 +111,8 @@ def _decoded(
     start: int,  # first frame
     stop: int,  # one past the last frame
 ) -> list[UInt8[np.ndarray, "h w 3"]]:  # display-referred sRGB
-    "Frames of pictures or of a video; errors as `read_image` and `_read_video`."
-    return [read_image(f) for f in files[start:stop]] if files else _read_video(path, start, stop)
+    "Frames of pictures or of a video; errors as `read_image` and `read_video`."
+    return [read_image(f) for f in files[start:stop]] if files else read_video(path, start, stop)
 
 # %% ../../nbs/light/30_footage.ipynb #20-04-footage
 @dataclass(frozen=True)
@@ -262,7 +193,29 @@ class Declaration:
     licence: str = ""  # of the footage
     split: str = ""  # restore, baenet or test; empty: to be dealt
     shake: Shake | None = None  # how a photograph is filmed; None: it stays at rest
+    photographs: bool = False  # whether numbered pictures are photographs, and no frames
     raw: RawLayout | None = None  # what a RAW file without a header holds; None: it has one
+
+# %% ../../nbs/light/30_footage.ipynb #25a-04-footage
+def _short(
+    given,  # anything a table may hold
+) -> str:  # at most a line or two
+    "What was given, for messages: aliases of YAML can stand for more words than memory holds."
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxstring, brief.maxother, brief.maxdict = 2, 60, 60, 12
+    return brief.repr(given)
+
+# %% ../../nbs/light/30_footage.ipynb #25c-04-footage
+def _unknown(
+    given: dict,  # keys and values
+    known: set[str],  # keys that mean something
+) -> str:  # what is said of the first key that means nothing; empty: there is none
+    "A key that is mistyped would be a wish that nobody hears."
+    strange = next((str(key) for key in given if key not in known), None)
+    if strange is None:
+        return ""
+    near = difflib.get_close_matches(strange, known, 1)
+    return f" ({_short(strange)} is no key" + (f": did you mean {near[0]}?)" if near else ")")
 
 # %% ../../nbs/light/30_footage.ipynb #26-04-footage
 def _of_keys(
@@ -275,11 +228,24 @@ def _of_keys(
     known = {field.name for field in fields(kind)}
     needed = {field.name for field in fields(kind) if field.default is MISSING}
     if not (isinstance(given, dict) and needed <= given.keys() <= known):
-        raise ValueError(f"{where} {given!r}: write  {example}")
+        wrong = _unknown(given, known) if isinstance(given, dict) else ""
+        raise ValueError(f"{where} {_short(given)}: write  {example}{wrong}")
     try:
         return kind(**given)
     except ValueError as e:
-        raise ValueError(f"{where} {given!r}: {e}") from e
+        raise ValueError(f"{where} {_short(given)}: {e}") from e
+
+# %% ../../nbs/light/30_footage.ipynb #26a-04-footage
+def _check_words(
+    about: dict,  # what the table says of a clip
+    where: str,  # the table and the clip, for messages
+) -> None:
+    "`ValueError` when what should be words, or yes and no, is something else."
+    for name in ("source", "licence", "split", "kind"):
+        if isinstance(about.get(name), list | dict | set | bytes):
+            raise ValueError(f"{where} the {name} {_short(about[name])}: write a word or a line")
+    if not isinstance(about.get("photographs", False), bool):
+        raise ValueError(f"{where} photographs {_short(about['photographs'])}: write true or false")
 
 # %% ../../nbs/light/30_footage.ipynb #26b-04-footage
 def _declaration(
@@ -289,38 +255,97 @@ def _declaration(
     "`ValueError` when a declaration has other keys than it should, or a value that cannot be."
     known = {field.name for field in fields(Declaration)}
     if not (isinstance(about, dict) and about.keys() <= known):
+        wrong = _unknown(about, known) if isinstance(about, dict) else ""
         raise ValueError(
-            f"{where} {about!r}: write  name: {{source: ..., fps: 240, licence: ...}}  with any of"
-            f" {', '.join(sorted(known))}"
+            f"{where} {_short(about)}: write  name: {{source: ..., fps: 240, licence: ...}}  with any of"
+            f" {', '.join(sorted(known))}{wrong}"
         )
     fps, said = about.get("fps", 240), dict(about)
-    if not (isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps < math.inf):
-        raise ValueError(f"{where} the rate {fps!r}: write frames per second, as in 240")
+    if not (isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps < 1e9):
+        raise ValueError(f"{where} the rate {_short(fps)}: write frames per second, as in 240")
     if "shake" in about:
         example = "shake: {speed: 4, objects: 2, readout: 0.01}; only speed is needed"
         said["shake"] = _of_keys(Shake, about["shake"], f"{where} the shake", example)
     if "raw" in about:
         example = "raw: {height: 1080, width: 1920, pattern: RGGB, black: 0, white: 1023}"
         said["raw"] = _of_keys(RawLayout, about["raw"], f"{where} the raw layout", example)
+    _check_words(about, where)
     words = {name: str(about.get(name) or "") for name in ("source", "licence", "split")}
     return Declaration(**said | words)
 
 # %% ../../nbs/light/30_footage.ipynb #27-04-footage
+def _weight(
+    node,  # of a YAML document, as PyYAML composes it
+    known: dict[int, int],  # weights of nodes that were met before; 0 while they are looked at
+) -> int:  # how many nodes it stands for when its aliases are written out
+    "Add up a document without writing it out; `ValueError` when it holds itself."
+    if id(node) not in known:
+        known[id(node)] = 0
+        inside = node.value if isinstance(node.value, list) else []
+        parts = [part for pair in inside for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_weight(part, known) for part in parts)
+    if known[id(node)] == 0:
+        raise ValueError("it holds itself")
+    return known[id(node)]
+
+# %% ../../nbs/light/30_footage.ipynb #27a-04-footage
+def _short_words(
+    error: Exception,  # of PyYAML or Python
+) -> str:  # at most a line or two
+    "What an error says, on one line."
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no UTF-8 text"
+    words, mark = getattr(error, "problem", None) or str(error), getattr(error, "problem_mark", None)
+    words = words.replace("unhashable key", "a name that is a list or a mapping")
+    place = f"line {mark.line + 1}: " if mark else ""
+    return place + " ".join(words.split())[:300]
+
+# %% ../../nbs/light/30_footage.ipynb #27b-04-footage
+def _keys_once(
+    node,  # of a YAML document, as PyYAML composes it
+) -> None:
+    "`ValueError` when a name comes twice at the top: the second would replace the first."
+    names = [key.value for key, _ in node.value if isinstance(key.value, str)] if node.id == "mapping" else []
+    twice = next((name for name, n in Counter(names).items() if n > 1 and name != "<<"), None)
+    if twice is not None:
+        raise ValueError(f"it names {_short(twice)} twice")
+
+# %% ../../nbs/light/30_footage.ipynb #27c-04-footage
+def _document(
+    path: Path,  # of a table
+):  # what it holds
+    "Read a table of YAML, never more than it says; `ValueError` when that cannot be done."
+    import yaml
+
+    if not path.is_file() or path.stat().st_size > 1 << 17:
+        raise ValueError(f"{path} is no file of text below 128 kB: it has a line for each group of clips")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > 100:
+            raise RecursionError
+        loader = yaml.SafeLoader(text)
+        if (node := loader.get_single_node()) is None:
+            return {}
+        if _weight(node, {}) > 100_000:
+            raise ValueError("its aliases stand for more than 100000 words")
+        _keys_once(node)
+        return loader.construct_document(node)
+    except (yaml.YAMLError, ValueError, OverflowError) as e:
+        raise ValueError(f"{path} cannot be read as YAML: {_short_words(e)}") from e
+    except RecursionError as e:
+        raise ValueError(f"{path} cannot be read as YAML: it is nested too deeply") from e
+
+# %% ../../nbs/light/30_footage.ipynb #27d-04-footage
 def read_table(
     folder: str | os.PathLike,  # the footage folder
 ) -> dict[str, Declaration]:  # pattern of names -> what is known; empty without a table
     "Read `footage.yaml`; `ValueError` when it does not map names to declarations, or a value cannot be."
-    import yaml
-
     path = Path(folder) / TABLE
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
-    try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
-    except yaml.YAMLError as e:
-        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(e).split())}") from e
+    table = _document(path) or {}
     rows = table if isinstance(table, dict) else {"": table}
-    return {name: _declaration(about, f"{path} gives clip {name!r}") for name, about in rows.items()}
+    return {name: _declaration(about, f"{path} gives clip {_short(name)}") for name, about in rows.items()}
 
 # %% ../../nbs/light/30_footage.ipynb #28-04-footage
 def _declared(
@@ -329,6 +354,8 @@ def _declared(
     table: dict[str, Declaration],  # from `read_table`
 ) -> tuple[str, Declaration]:  # the clip's name and what the table says of it
     "Name of a clip and its declaration: the first pattern that matches the name or the path."
+    if not path.is_relative_to(folder) or ".." in path.relative_to(folder).parts:
+        raise ValueError(f"{path} does not lie in the footage folder {folder}: give the folder that holds it")
     inside = path.relative_to(folder).as_posix()
     name = inside if path.is_dir() else inside.removesuffix(path.suffix)
     for pattern, said in table.items():
@@ -342,45 +369,24 @@ def natural(
 ) -> list[tuple[int, str]]:  # sort key
     "Key that sorts numbers inside names by value: 2 before 10."
     parts = filter(None, re.split(r"(\d+)", path.name))
-    return [(int(part), "") if part.isdigit() else (0, part.lower()) for part in parts]
+    return [(int(part), "") if part.isdecimal() else (0, part.lower()) for part in parts]
 
 # %% ../../nbs/light/30_footage.ipynb #32-04-footage
 def _pictures(
     folder: Path,  # that may hold pictures
 ) -> list[Path]:  # in natural order
     "The pictures that lie directly in a folder."
-    pictures = (p for p in folder.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith("."))
-    return sorted(pictures, key=natural)
-
-# %% ../../nbs/light/30_footage.ipynb #34-04-footage
-def _check_end(
-    path: Path,  # of a PNG picture
-) -> None:
-    "`ValueError` when a PNG breaks off: its last chunk is missing."
-    with open(path, "rb") as file:
-        file.seek(-12, os.SEEK_END)
-        if b"IEND" not in file.read():
-            raise ValueError(f"{path} cannot be read as a picture: it is truncated")
+    named = (p for p in folder.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith("."))
+    return sorted((p for p in named if p.is_file()), key=natural)
 
 # %% ../../nbs/light/30_footage.ipynb #34b-04-footage
 def _header(
     path: Path,  # of a picture
 ) -> tuple[int, int]:  # height and width, px, upright
-    "Size of a picture by its header; `ValueError` when the file is not a picture, or a PNG that breaks off."
-    from PIL import Image
-
-    png = path.suffix.lower() == ".png"
-    try:
-        with Image.open(path) as image:
-            size, mode, turned = image.size, image.mode, not png and image.getexif().get(0x0112, 1) >= 5
-    except (OSError, SyntaxError) as e:
-        raise ValueError(
-            f"{path} cannot be read as a picture: is it empty, truncated or of another format?"
-        ) from e
-    _check_depth(path, mode)
-    if png:
-        _check_end(path)
-    return size if turned else size[::-1]
+    "Size of a picture by its header; `ValueError` as `picture_size`, and for 16-bit grey levels."
+    with opened(path) as image:
+        _check_depth(path, image.mode)
+    return picture_size(path)
 
 # %% ../../nbs/light/30_footage.ipynb #35-04-footage
 def _size(
@@ -454,7 +460,8 @@ def _slow(
     if fps is None or fps <= 0:
         raise ValueError(
             f"clip {name!r} has no known capture rate: add the line  '{name}': {{fps: 240}}  to {TABLE},"
-            " put the rate in its name ('..._240fps'), or pass fps"
+            " put the rate in its name ('..._240fps'), or pass fps; numbered pictures that are no frames"
+            f" of one clip are told by  '{name}*': {{photographs: true}}"
         )
     if fps >= MIN_FPS:
         return float(fps), 1.0
@@ -542,7 +549,7 @@ def _open_recording(
         n, size = len(files), _size(name, files)
         _check_numbers(name, files)
     else:
-        files, (n, size, container) = [], _count(path)
+        files, (n, size, container) = [], count_video(path)
     rate = rate or named_rate(name) or _guess(name, container)
     fps, slowed = _slow(name, rate, slow_as)
     return Clip(name, path=path, fps=fps, n_frames=n, size=size, slowed=slowed, files=tuple(files), **about)
@@ -567,6 +574,8 @@ def _open(
     )
     if path.is_file() and path.suffix.lower() in IMAGES + RAWS:
         return _open_photograph(said, path, **about)
+    if path.is_dir() and said.photographs:
+        raise ValueError(f"{path} holds photographs, says {TABLE}: open them one by one, or use find_clips")
     if said.shake:
         raise ValueError(
             f"clip {name!r} is a recording and moves by itself: {TABLE} can give shake to photographs only"
@@ -585,11 +594,13 @@ def open_clip(
     folder: str | os.PathLike | None = None,
 ) -> Clip:  # ready to read
     """Open one clip. `ValueError` when it is missing, unreadable, empty, truncated, of mixed sizes, with
-    missing frames, of more than 8 bits, of unknown rate, or too slow.
+    missing frames, of light or times that are not known, of unknown rate, or too slow.
     """
     path = Path(path)
     if not path.exists():
         raise ValueError(f"{path} does not exist: give a video, a folder of frames or a photograph")
+    if not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path} is a pipe or a device: give a video, a folder of frames or a photograph")
     if not (fps is None or 0 < fps < math.inf):
         raise ValueError(f"fps is {fps} frames/s: a capture rate is positive and finite")
     folder = Path(folder) if folder is not None else path.parent
@@ -603,24 +614,131 @@ def _numbered(
     stems = {re.sub(r"\d+$", "#", f.stem) for f in files}
     return len(files) > 1 and len(stems) == 1 and stems.pop().endswith("#")
 
+# %% ../../nbs/light/30_footage.ipynb #54a-04-footage
+def _folders(
+    folder: Path,  # the footage folder
+) -> Iterator[Path]:  # it, and those below it, each once
+    "Folders that can be opened, links followed last, hidden ones not."
+    seen, todo = set(), deque([folder])
+    while todo:
+        place = todo.popleft()
+        try:
+            inside, status = sorted(place.iterdir(), reverse=True), place.stat()
+        except OSError:
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield place
+        for path in inside:
+            if os.path.isdir(path) and not path.name.startswith("."):
+                (todo.append if path.is_symlink() else todo.appendleft)(path)
+
+# %% ../../nbs/light/30_footage.ipynb #54b-04-footage
+def _are_frames(
+    place: Path,  # a folder
+    pictures: list[Path],  # that lie in it
+    folder: Path,  # the footage folder
+    table: dict[str, Declaration],  # from `read_table`
+) -> bool:  # whether they are the frames of one clip
+    "What the table, a rate or the sizes of numbered pictures say."
+    layout = _layout(place)[0]
+    if not _numbered(pictures) or (layout and math.isinf(layout.fps)):
+        return False
+    name, said = _declared(place, folder.parent if place == folder else folder, table)
+    if said.photographs or said.fps or layout or named_rate(name):
+        return not said.photographs
+    sizes = set()
+    for picture in pictures:
+        with contextlib.suppress(ValueError):  # it will be said when the clip is opened
+            sizes.add(_header(picture))
+    return len(sizes) < 2
+
+# %% ../../nbs/light/30_footage.ipynb #54c-04-footage
+def _is_own(
+    place: Path,  # a folder
+) -> bool:  # whether this project's commands wrote it
+    "Whether a folder, or the one that holds it, is a burst with its manifest."
+    for manifest in (place / "manifest.json", place.parent / "manifest.json"):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # another program's
+            if manifest.is_file() and manifest.stat().st_size < 1 << 20:
+                if str(json.loads(manifest.read_text()).get("made_by")).startswith("debir_nb"):
+                    return True
+    return False
+
+# %% ../../nbs/light/30_footage.ipynb #54d-04-footage
+def _was_restored(
+    path: Path,  # of a photograph
+) -> bool:  # whether `debir restore` made it
+    "Look for the name of the program, which DNG and PNG keep near their beginning or end."
+    if path.suffix.lower() not in (".dng", ".png"):
+        return False
+    with contextlib.suppress(OSError), open(path, "rb") as file:  # it will be said when it is opened
+        head = file.read(1 << 16)
+        file.seek(max(0, path.stat().st_size - (1 << 16)))
+        return b"debir restore" in head + file.read()
+    return False
+
 # %% ../../nbs/light/30_footage.ipynb #55-04-footage
 def _places(
     folder: Path,  # the footage folder
-) -> list[Path]:  # videos, folders of frames, photographs; sorted
-    """Everything below a folder that looks like a clip; hidden files, blurred pictures and `footage.yaml` do
-    not.
+    table: dict[str, Declaration],  # from `read_table`
+) -> tuple[
+    list[Path], dict[Path, str]
+]:  # videos, folders of frames, photographs; what is no footage, and why
+    """Everything below a folder that looks like a clip, sorted; hidden files, blurred pictures and
+    `footage.yaml` do not.
     """
-    paths = []
-    for place in [Path(root) for root, _, _ in os.walk(folder, followlinks=True)]:
-        layout, hidden = _layout(place)[0], any(part[0] == "." for part in place.relative_to(folder).parts)
-        if hidden or (layout and layout.fps == 0):
+    paths, passed = [], {}
+    for place in _folders(folder):
+        layout = _layout(place)[0]
+        if layout and layout.fps == 0:
+            continue
+        if _is_own(place):
+            passed[place] = "a burst that debir wrote: `debir restore` reads it, it is no footage"
             continue
         pictures = _pictures(place)
-        together = _numbered(pictures) and not (layout and math.isinf(layout.fps))
-        paths += [place] if together else pictures
+        together = _are_frames(place, pictures, folder, table)
         files = (p for p in place.iterdir() if p.is_file() and not p.name.startswith("."))
-        paths += [p for p in files if p.suffix.lower() in VIDEOS + RAWS]
-    return sorted(paths)
+        alone = [p for p in files if p.suffix.lower() in VIDEOS + RAWS] + pictures * (not together)
+        restored = {p: "`debir restore` made it, it is no footage" for p in alone if _was_restored(p)}
+        paths += [place] * together + [p for p in alone if p not in restored]
+        passed |= restored
+    return sorted(paths), passed
+
+# %% ../../nbs/light/30_footage.ipynb #55b-04-footage
+def _known_hashes(
+    folder: Path,  # the footage folder
+) -> dict[str, str]:  # path inside the folder -> MD5; empty: DVC does not know the folder
+    "What DVC has written down of a folder, in the file beside it and in its cache or the embedded store."
+    import yaml
+
+    folder = folder.resolve()
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, yaml.YAMLError):  # not DVC's
+        listed = yaml.safe_load(folder.with_name(f"{folder.name}.dvc").read_text())["outs"][0]["md5"]
+        for store in (".dvc/cache", "dvcstore"):
+            tree = folder.parent / store / "files" / "md5" / listed[:2] / listed[2:]
+            if tree.is_file() and hashlib.md5(content := tree.read_bytes()).hexdigest() in listed:
+                return {entry["relpath"]: entry["md5"] for entry in json.loads(content)}
+    return {}
+
+# %% ../../nbs/light/30_footage.ipynb #55c-04-footage
+def _check_hashes(
+    path: Path,  # of a clip: a file or a folder of frames
+    folder: Path,  # the footage folder
+    known: dict[str, str],  # from `_known_hashes`
+) -> None:
+    "`ValueError` when a file is not what DVC has written down."
+    for file in _pictures(path) if path.is_dir() else [path]:
+        right = known.get(os.path.relpath(file, folder))
+        if right is None:
+            continue
+        with open(file, "rb") as content:
+            if hashlib.file_digest(content, "md5").hexdigest() != right:
+                raise ValueError(
+                    f"{file} is not what {folder.name}.dvc says: it is damaged, and `dvc checkout --force"
+                    f" {folder.name}.dvc` brings it back, or it is yours, and `dvc add {folder.name}` says so"
+                )
 
 # %% ../../nbs/light/30_footage.ipynb #57-04-footage
 def _kind(
@@ -655,6 +773,43 @@ class Footage:
             lines.append(f"treated as slow motion: {', '.join(slowed)}")
         return "\n".join(lines + [f"left out: {path}: {why}" for path, why in self.left_out.items()])
 
+# %% ../../nbs/light/30_footage.ipynb #57c-04-footage
+def _missing(
+    folder: Path,  # that should hold footage
+) -> ValueError:  # to be raised
+    "What is said when a folder is not there."
+    if folder.with_name(f"{folder.name}.dvc").is_file():
+        first = "" if (folder.parent / ".git").exists() else "dvc config --local core.no_scm true && "
+        return ValueError(f"{folder} is not a folder yet: `{first}dvc pull {folder.name}.dvc` brings it")
+    return ValueError(f"{folder} is not a folder: give the folder that holds your clips")
+
+# %% ../../nbs/light/30_footage.ipynb #57d-04-footage
+def _inside(
+    path: Path,  # of a clip
+    home: Path,  # from where names begin
+) -> str:  # for people, whatever bytes the name holds
+    "Name of a file in a report."
+    return path.relative_to(home).as_posix().encode("utf-8", "backslashreplace").decode()
+
+# %% ../../nbs/light/30_footage.ipynb #57e-04-footage
+def _try(
+    path: Path,  # of a clip
+    home: Path,  # from where names begin
+    table: dict[str, Declaration],  # from `read_table`
+    known: dict[str, str],  # from `_known_hashes`
+    slow_as: float | None,  # see `open_clip`
+) -> Clip | str:  # or why it cannot be used
+    "Open a clip that was found."
+    if path.as_posix() != path.as_posix().encode("utf-8", "replace").decode():
+        return "its name is no UTF-8: rename it"
+    try:
+        _check_hashes(path, home, known)
+        return _open(path, home, table, slow_as=slow_as)
+    except ValueError as e:
+        return str(e)
+    except OSError as e:
+        return f"{path} cannot be opened: {e.strerror}"
+
 # %% ../../nbs/light/30_footage.ipynb #58-04-footage
 def find_clips(
     folder: str | os.PathLike,  # the footage folder
@@ -666,8 +821,9 @@ def find_clips(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: give the folder that holds your clips")
-    paths, table, clips, left_out = _places(folder), read_table(folder), {}, {}
+        raise _missing(folder)
+    table, known, clips, left_out = read_table(folder), _known_hashes(folder), {}, {}
+    paths, passed = _places(folder, table)
     if not paths:
         raise ValueError(
             f"{folder} holds no clips: put videos ({', '.join(VIDEOS)}), folders of numbered frames or"
@@ -675,10 +831,9 @@ def find_clips(
         )
     home = folder.parent if folder in paths else folder
     for path in tqdm(paths, desc="footage", unit="clip", delay=5, mininterval=1):
-        try:
-            clip = _open(path, home, table, slow_as=slow_as)
-        except ValueError as e:
-            left_out[path.relative_to(home).as_posix()] = str(e)
+        clip = _try(path, home, table, known, slow_as)
+        if isinstance(clip, str):
+            left_out[_inside(path, home)] = clip
             continue
         same = clips.setdefault(clip.name, clip)
         if same is not clip:
@@ -688,4 +843,5 @@ def find_clips(
             f"{len(left_out)} of {len(paths)} clips of {folder} cannot be used: "
             + "; ".join(list(left_out.values())[:3])
         )
+    left_out |= {_inside(place, home): why for place, why in passed.items()}
     return Footage(tuple(clips.values()), left_out)
