@@ -28,6 +28,7 @@ import torch
 from .capture import Capture, capture, choose_exposures
 from debir_nb.cameras.files import (
     check_output,
+    check_suffix,
     digital_gains,
     raw_files,
     read_burst,
@@ -230,7 +231,7 @@ def _restore(
 ) -> None:
     "`debir restore`"
     for path in args.out:
-        check_output(path)
+        check_suffix(path)
     frames = raw_files(args.folder)
     for path in args.out:
         check_output(path, frames)

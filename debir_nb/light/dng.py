@@ -7,10 +7,14 @@ __all__ = ['ORIENTATIONS', 'UNKNOWN', 'SOFTWARE', 'UNREAD', 'MOST_PIXELS', 'exif
            'RawPhoto', 'check_size', 'black_levels', 'read_raw', 'RawLayout', 'read_headerless', 'normalise']
 
 # %% ../../nbs/light/25_dng.ipynb #02-03-dng
+import contextlib
 import io
 import os
 import struct
-from collections.abc import Mapping
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -386,7 +390,7 @@ def black_levels(
     (h, w), (top, left) = shape, corner
     size, said = tags.get(Tag.BLACK_SIZE, (1, 1)), np.array(tags.get(Tag.BLACK, ()), float)
     size = (2, 2) if said.size == 4 and Tag.BLACK_SIZE not in tags else tuple(map(int, size))
-    if len(size) != 2 or said.size != size[0] * size[1]:
+    if len(size) != 2 or said.size == 0 or said.size != size[0] * size[1]:
         return None
     y, x = np.arange(h) + top, np.arange(w) + left
     level = said.reshape(size)[np.ix_(y % size[0], x % size[1])]
@@ -406,7 +410,10 @@ def _pattern(
     name: str,  # how messages call the file
 ) -> str:  # Bayer tile of the visible area
     "Name of the mosaic's pattern; `ValueError` when the mosaic is not a Bayer mosaic."
-    tile = raw.raw_pattern
+    try:
+        tile = raw.raw_pattern
+    except NotImplementedError:  # filters of more than two by two
+        tile = None
     if tile is None or tile.shape != (2, 2):
         raise ValueError(
             f"{name} is not a Bayer mosaic (X-Trans, layered or already demosaicked): only RGGB, BGGR, GRBG"
@@ -499,6 +506,8 @@ def _photo(
     "Collect the numbers, and the words."
     pattern = _pattern(raw, name)
     h, w = (side // 2 * 2 for side in raw.raw_image_visible.shape)
+    if min(h, w) < 2:
+        raise ValueError(f"{name} shows {h} x {w} px: a Bayer mosaic has at least 2 x 2")
     black, pedestal = _black(raw, tags, (h, w), name)
     balance = white_balance(raw.camera_whitebalance[:3], tags, raw.daylight_whitebalance[:3], name)
     try:
@@ -521,6 +530,38 @@ def _photo(
         about=_about(raw, tags, data),
     )
 
+# %% ../../nbs/light/25_dng.ipynb #36d-03-dng
+_ONE_LISTENER = threading.Lock()  # there is one standard error output
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[list[str]]:  # filled at the end of the block: lines on standard error
+    "Keep what a library written in C says in a block; what others say at the time is passed on."
+    heard = []
+    with _ONE_LISTENER, tempfile.TemporaryFile() as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield heard
+        finally:
+            os.dup2(kept, 2)
+            file.seek(0)
+            lines = file.read().decode("utf-8", "replace").splitlines(keepends=True)
+            heard += [line for line in lines if line.startswith("unknown file:")]
+            os.write(kept, "".join(line for line in lines if line not in heard).encode())
+            os.close(kept)
+
+# %% ../../nbs/light/25_dng.ipynb #36e-03-dng
+def _check_complaints(
+    heard: list[str],  # from _listening
+    name: str,  # how messages call the file
+) -> None:
+    "`ValueError` when the pixels broke off, a warning when some are damaged."
+    if any("end of file" in line for line in heard):
+        raise ValueError(f"{name} ends before its last pixel: it is cut short, copy it again")
+    if heard:
+        warnings.warn(f"{name} is damaged in places ({heard[0].partition(':')[2].strip()})", stacklevel=3)
+
 # %% ../../nbs/light/25_dng.ipynb #37-03-dng
 def read_raw(
     source: str | os.PathLike | bytes,  # a RAW file, or its bytes as a camera hands them over
@@ -535,13 +576,16 @@ def read_raw(
     tags = _check_tags(data, name)
     try:
         with rawpy.RawPy() as raw:
-            raw.open_buffer(io.BytesIO(data))
-            check_size(raw.sizes.raw_height, raw.sizes.raw_width, len(data), name)
-            raw.unpack()
+            with _listening() as heard:
+                raw.open_buffer(io.BytesIO(data))
+                check_size(raw.sizes.raw_height, raw.sizes.raw_width, len(data), name)
+                raw.unpack()
+            _check_complaints(heard, name)
             return _photo(raw, tags, data, name)
     except rawpy.LibRawError as error:
+        said = error.args[0].decode() if isinstance(error.args[0], bytes) else error.args[0]
         raise ValueError(
-            f"{name} cannot be read as RAW ({error.args[0].decode()}): it is damaged or of an unknown kind"
+            f"{name} cannot be read as RAW ({said}): it is damaged or of an unknown kind"
         ) from error
 
 # %% ../../nbs/light/25_dng.ipynb #40-03-dng

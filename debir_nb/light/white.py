@@ -92,7 +92,7 @@ def gains_of_white(
 def white_balance(
     camera: Float[np.ndarray, "3"],  # gains that the file gives; not all above 0: it gives none
     tags: dict[int, tuple],  # of the file
-    daylight: Float[np.ndarray, "3"],  # gains of daylight by LibRaw; not all above 0: it knows none
+    daylight: Float[np.ndarray, "3"],  # gains of daylight by LibRaw; all alike or not above 0: it knows none
     name: str,  # how messages call the file
 ) -> Float[np.ndarray, "3"]:  # of R, G, B over G, 1
     "White balance by what is known best: the file's gains, its white point, daylight (with a warning)."
@@ -100,7 +100,7 @@ def white_balance(
         if gains is not None and (gains > 0).all() and np.isfinite(gains).all():
             return gains / gains[1]
     daylight = np.asarray(daylight, float)
-    known = (daylight > 0).all() and np.isfinite(daylight).all()
+    known = (daylight > 0).all() and np.isfinite(daylight).all() and np.ptp(daylight) > 0
     taken = "that of daylight is taken" if known else "none is applied, its pictures will be green"
     warnings.warn(f"{name} does not say its white balance: {taken}", stacklevel=4)
     return daylight / daylight[1] if known else np.ones(3)
