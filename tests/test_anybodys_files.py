@@ -32,7 +32,7 @@ from debir_nb.cameras.files import (
 from debir_nb.core import generator
 from debir_nb.light.calibration import raw_signal
 from debir_nb.light.dng import RawPhoto, normalise, read_raw, write_dng
-from debir_nb.light.footage import find_clips
+from debir_nb.light.footage import find_clips, open_clip
 from debir_nb.light.kinds import RAWS, named_bytes
 from debir_nb.light.raw import linear_to_srgb, render
 from debir_nb.light.tags import TYPES, Tag, iso_of, kept_of, tiff_tags
@@ -230,6 +230,22 @@ def test_black_levels_are_the_files_own(case):
         np.testing.assert_allclose(photo.black.ravel(), case["values"], atol=1e-6)
 
 
+@pytest.mark.parametrize("corner", [(1, 0), (0, 1), (1, 1), (3, 5)])
+def test_black_repeats_from_the_corner_of_the_active_area(corner):
+    "LibRaw's visible area begins at the next even row and column; the pattern of the levels does not."
+    y, x = np.mgrid[:48, :72]
+    top, left = corner
+    values = np.array([[60.5, 70.25], [80.75, 90.0]])
+    level = values[(y - top) % 2, (x - left) % 2]
+    mosaic = counts(0.02 + 0.5 * x / 72, level)
+    tags = {Tag.BLACK: ("rational", tuple(values.ravel())), Tag.ACTIVE_AREA: ("long", (top, left, 48, 72))}
+    photo = read_raw(raw_bytes(mosaic, tags))
+    start = top + top % 2, left + left % 2
+    h, w = photo.mosaic.shape
+    part = np.s_[start[0] : start[0] + h, start[1] : start[1] + w]
+    assert np.array_equal(photo.mosaic, mosaic[part]) and np.array_equal(photo.levels(), level[part])
+
+
 def test_a_part_of_a_photograph_keeps_its_levels_and_its_pattern():
     photo, _ = leveled((4, 4), tuple(np.arange(16) + 60.0), rows=np.arange(48) / 3)
     whole = normalise(photo)
@@ -317,6 +333,13 @@ def test_the_aperture_of_a_bracket_is_counted():
     assert bright == pytest.approx([0.4] * 3, rel=1e-3)
     silent = [replace(photos[0], about={}), photos[1]]
     assert digital_gains(silent) == [1, 1] and silent[0].f_number is None
+
+
+def test_exposure_and_aperture_in_steps_of_powers():
+    "Exif may say only ShutterSpeedValue -log2 t and ApertureValue 2 log2 N."
+    apex = {37377: ("srational", (5,)), 37378: ("rational", (3,))}
+    photo = read_raw(raw_bytes(FLAT, exif=apex, without=(Tag.EXPOSURE_TIME,)))
+    assert photo.exposure == Fraction(1, 32) and float(photo.f_number) == pytest.approx(2**1.5, rel=0.01)
 
 
 @pytest.mark.parametrize("seconds", [Fraction(1, 8000), 30, 90, 150, 3600])
@@ -704,6 +727,27 @@ def test_every_wrong_file_is_one_sentence_that_names_it(tmp_path, what):
     assert said.startswith("IMG_1.NEF") and "\n" not in said and len(said) < 300
     assert ("footage.yaml" in said) == (what == "noise")
     assert not any(word in said for word in ("unpack_from", "invalid literal", "NoneType", "out of range"))
+
+
+@pytest.mark.parametrize(
+    "what, words",
+    [
+        ("empty", "is empty, no picture: copy it"),
+        ("zeros", "nothing but zeros"),
+        ("LFS pointer", "Git LFS pointer, no picture: .*git lfs pull"),
+        ("page", "web page, no picture"),
+        ("ZIP", "archive .ZIP., no picture"),
+        ("PDF", "PDF document, no picture"),
+        ("HEIC", "HEIC picture, which is not read: convert"),
+        ("MP4", "film, no picture"),
+        ("JPEG, cut", "cannot be read as a picture"),
+    ],
+)
+def test_a_photograph_that_is_none_is_told_too(tmp_path, what, words):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(NO_RAW[what][0])
+    with pytest.raises(ValueError, match=words):
+        open_clip(path)
 
 
 def test_there_are_enough_of_them():

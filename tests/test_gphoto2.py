@@ -197,6 +197,15 @@ def test_an_iso_without_a_list_is_tried_and_read_back(refuses):
     assert gphoto2._capabilities(named(camera), dials).gains.values == tuple(int(iso) / 100 for iso in have)
 
 
+def test_an_exposure_time_without_a_list_is_tried_too():
+    camera = Sony(["100"])
+    camera.controls["shutterspeed"] = ["1/60", [], True]
+    assert gphoto2._dials(camera).time.set(camera, 1 / 500) == Fraction(1, 500)
+    camera.controls["shutterspeed"] = ["Bulb", [], False]
+    with pytest.raises(ExposureRefused, match="no exposure times to choose from"):
+        gphoto2._dials(camera)
+
+
 def named(camera):
     camera.get_abilities = lambda: SimpleNamespace(model="Sony")
     return camera

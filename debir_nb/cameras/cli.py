@@ -105,14 +105,14 @@ def beyond(
     if isinstance(policy, BAENet) and not learned[0] <= 100 * taken.gain <= learned[1]:
         said.append(
             f"the preview was as bright as 1/{1 / PREVIEW_TIME:.0f} s at ISO {100 * taken.gain:.0f}, and the"
-            f" network learned ISO {learned[0]:.0f} to {learned[1]:.0f}: it answers as at the nearer of the two;"
-            " --policy bracket learns nothing and knows no limits"
+            f" network learned ISO {learned[0]:.0f} to {learned[1]:.0f}: it answers as at the nearer of the"
+            " two; --policy bracket has learned nothing and knows no limits"
         )
     wanted = [100 * taken.value / t for t in taken.wanted if t > 0]
     if min(wanted) < ISOS[0]:
         said.append(
-            f"these exposure times would need ISO {min(wanted):.2g}, and cameras begin near {ISOS[0]}: there is"
-            " light enough for shorter ones; close the aperture or take a grey filter for these"
+            f"these exposure times would need ISO {min(wanted):.2g}, and cameras begin near {ISOS[0]}: there"
+            " is light enough for shorter ones; close the aperture or take a grey filter for these"
         )
     if max(wanted) > ISOS[1]:
         said.append(

@@ -49,8 +49,8 @@ def write_photo(
     photo: RawPhoto,  # with exposure and ISO
     software: str = SOFTWARE,  # that makes the file
 ) -> None:
-    """A RAW photograph as a DNG with what its camera said of it, wholly or not at all. `ValueError` for what a
-    DNG cannot hold.
+    """A RAW photograph as a DNG with what its camera said of it, wholly or not at all. `ValueError` for what
+    a DNG cannot hold.
     """
     counts = photo.mosaic
     if photo.pedestal is not None:  # a file has one level for each place in the tile: the rest is taken off
@@ -160,8 +160,8 @@ def check_burst(
     photos: Sequence[RawPhoto],  # of one burst
     names: Sequence[str],  # how messages call them
 ) -> None:
-    """`ValueError` unless all photographs say their exposure and ISO, and have one size, one Bayer pattern and,
-    where they name it, one camera. Levels of black and white may change with the ISO.
+    """`ValueError` unless all photographs say their exposure and ISO, and have one size, one Bayer pattern
+    and, where they name it, one camera. Levels of black and white may change with the ISO.
     """
     for photo, name in zip(photos, names):
         for what in ("exposure", "iso"):
@@ -169,11 +169,12 @@ def check_burst(
                 raise ValueError(
                     f"{name} does not say its {what}: write it into its EXIF, for instance with exiftool"
                 )
-        cameras = [" ".join(p.about[tag] for tag in _CAMERA if tag in p.about) for p in (photo, photos[0])]
+        told = [tag for tag in _CAMERA if tag in photo.about and tag in photos[0].about]
+        cameras = [" ".join(p.about[tag] for tag in told) for p in (photo, photos[0])]
         for what, mine, first in (
             ("size", photo.mosaic.shape, photos[0].mosaic.shape),
             ("Bayer pattern", photo.pattern, photos[0].pattern),
-            ("camera", *(cameras if all(cameras) else ("", ""))),
+            ("camera", *cameras),
         ):
             if mine != first:
                 raise ValueError(

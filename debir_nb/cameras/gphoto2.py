@@ -272,12 +272,18 @@ def _take_over(
         _set(camera, "capturetarget", text)
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #27e-32-gphoto2
-SERIES = {
-    "iso": tuple(
-        "50 64 80 100 125 160 200 250 320 400 500 640 800 1000 1250 1600 2000 2500 3200 4000 5000 6400 8000 10000"
-        " 12800 16000 20000 25600 32000 40000 51200 64000 80000 102400 128000 160000 204800 256000 320000 409600".split()
-    )
-}  # control -> what cameras have there, to be tried where it offers no list
+_STOPS = (
+    "50 64 80 100 125 160 200 250 320 400 500 640 800 1000 1250 1600 2000 2500 3200 4000 5000 6400 8000"
+    " 10000 12800 16000 20000 25600 32000 40000 51200 64000 80000 102400 128000 160000 204800 256000"
+    " 320000 409600"
+)
+_SPEEDS = (
+    "1/8000 1/6400 1/5000 1/4000 1/3200 1/2500 1/2000 1/1600 1/1250 1/1000 1/800 1/640 1/500 1/400 1/320"
+    " 1/250 1/200 1/160 1/125 1/100 1/80 1/60 1/50 1/40 1/30 1/25 1/20 1/15 1/13 1/10 1/8 1/6 1/5 1/4 1/3"
+    " 0.4 0.5 0.6 0.8 1 1.3 1.6 2 2.5 3 4 5 6 8 10 13 15 20 25 30"
+)
+# control -> what cameras have there, to be tried where it offers no list
+SERIES = {"iso": tuple(_STOPS.split()), "shutterspeed": tuple(_SPEEDS.split())}
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #27f-32-gphoto2
 def _tried(
@@ -366,7 +372,9 @@ class Dials:
 def _dials(
     camera,  # a gphoto2.Camera
 ) -> Dials:  # of that camera
-    "Find the controls of time and gain. `ExposureRefused` without one of time, or where the ISO stays automatic."
+    """Find the controls of time and gain. `ExposureRefused` without one of time, or where the ISO stays
+    automatic.
+    """
     time, iso = _dial(camera, SPEEDS), _dial(camera, {"iso": sensitivity})
     if time is None:
         raise ExposureRefused(
@@ -375,8 +383,8 @@ def _dials(
     widget = _widget(camera, "iso") if iso is None else None
     if widget is not None and sensitivity(str(widget.get_value())) is None:
         raise ExposureRefused(
-            f"the camera's control iso stands at {widget.get_value()!r}, offers no numbers and takes none: set"
-            " the ISO on the camera to a number"
+            f"the camera's control iso stands at {widget.get_value()!r}, offers no numbers and takes none:"
+            " set the ISO on the camera to a number"
         )
     return Dials(time, iso)
 

@@ -11,7 +11,6 @@ import contextlib
 import io
 import os
 import struct
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -161,8 +160,8 @@ def write_dng(
     # counterclockwise; 2, 4, 5 and 7 mirrored
     orientation: int = 1,
     aspect: float = 1.0,  # width of a pixel over its height, 1
-    about: Mapping[int, tuple | str]
-    | None = None,  # what the camera said of itself: tag -> values, of kept_of
+    # what the camera said of itself: tag -> values, of kept_of
+    about: Mapping[int, tuple | str] | None = None,
     software: str = SOFTWARE,  # that makes the file
 ) -> None:
     """Write an uncompressed DNG, wholly or not at all; `ValueError` for a wrong type, size, depth, pattern,
@@ -295,10 +294,14 @@ def f_number(
 
 # %% ../../nbs/light/25_dng.ipynb #33-03-dng
 UNREAD = {
-    9: "a GoPro GPR (VC-5 compression), which LibRaw does not read: convert it with GoPro's gpr_tools, or to DNG"
-    " with Adobe DNG Converter",
-    52546: "compressed as JPEG XL, which LibRaw does not read: convert it with Adobe DNG Converter, without"
-    " JPEG XL",
+    9: (
+        "a GoPro GPR (VC-5 compression), which LibRaw does not read: convert it with GoPro's gpr_tools, or to"
+        " DNG with Adobe DNG Converter"
+    ),
+    52546: (
+        "compressed as JPEG XL, which LibRaw does not read: convert it with Adobe DNG Converter, without"
+        " JPEG XL"
+    ),
 }  # number of a DNG's compression -> what to do
 
 # %% ../../nbs/light/25_dng.ipynb #33a-03-dng
@@ -375,8 +378,8 @@ def check_size(
     pixels = height * width
     if not 0 < pixels <= MOST_PIXELS or pixels > max(64 * n_bytes, 2**20):
         raise ValueError(
-            f"{name} promises {height} x {width} px in {n_bytes} bytes: it is cut short, damaged or made to do"
-            " harm"
+            f"{name} promises {height} x {width} px in {n_bytes} bytes: it is cut short, damaged or made to"
+            " do harm"
         )
 
 # %% ../../nbs/light/25_dng.ipynb #33h-03-dng
@@ -388,7 +391,11 @@ def black_levels(
 ) -> tuple[Float[np.ndarray, "2 2"], Float[np.ndarray, "h w"] | None] | None:  # None: the tags do not fit
     "Black level by the file's own tags (DNG 1.4: BlackLevel, BlackLevelRepeatDim, BlackLevelDeltaH and V)."
     (h, w), (top, left) = shape, corner
-    size, said = tags.get(Tag.BLACK_SIZE, (1, 1)), np.array(tags.get(Tag.BLACK, ()), float)
+    changes = {Tag.BLACK_ROWS, Tag.BLACK_COLUMNS} & tags.keys()
+    size, said = (
+        tags.get(Tag.BLACK_SIZE, (1, 1)),
+        np.array(tags.get(Tag.BLACK, (0,) if changes else ()), float),
+    )
     size = (2, 2) if said.size == 4 and Tag.BLACK_SIZE not in tags else tuple(map(int, size))
     if len(size) != 2 or said.size == 0 or said.size != size[0] * size[1]:
         return None
@@ -445,10 +452,8 @@ def _green_noise(
     if not profile or not any(profile):
         return None
     if len(profile) not in (2, 6, 8) or not all(0 <= v < 1 for v in profile):
-        raise ValueError(
-            f"{name} has the NoiseProfile {[float(f'{v:.3g}') for v in profile]}: pairs of variances below 1 are"
-            " written there"
-        )
+        said = ", ".join(f"{v:.3g}" for v in profile[:8])
+        raise ValueError(f"{name} has the NoiseProfile {said}: it should be pairs of variances below 1")
     return tuple(profile[2:4] if len(profile) > 2 else profile)
 
 # %% ../../nbs/light/25_dng.ipynb #35c-03-dng
@@ -481,6 +486,7 @@ def _black(
     raw,  # an open rawpy.RawPy
     tags: dict[int, tuple],  # from tiff_tags
     shape: tuple[int, int],  # of the visible area, px
+    white: int,  # counts
     name: str,  # how messages call the file
     # by position in the tile, and of every pixel, counts; None: as the former
 ) -> tuple[Float[np.ndarray, "2 2"], Float[np.ndarray, "h w"] | None]:
@@ -490,10 +496,8 @@ def _black(
     said = black_levels(tags, shape, corner) if Tag.DNG_VERSION in tags and min(corner) >= 0 else None
     black, pedestal = said or (np.array(raw.black_level_per_channel, float)[raw.raw_pattern], None)
     most = black.max() if pedestal is None else pedestal.max()
-    if not (np.isfinite(most) and most < raw.white_level):
-        raise ValueError(
-            f"{name} has black {black.tolist()} at or above white {raw.white_level}: its levels are wrong"
-        )
+    if not (np.isfinite(most) and most < white):
+        raise ValueError(f"{name} has black {black.tolist()} at or above white {white}: its levels are wrong")
     return black, pedestal
 
 # %% ../../nbs/light/25_dng.ipynb #36-03-dng
@@ -508,7 +512,9 @@ def _photo(
     h, w = (side // 2 * 2 for side in raw.raw_image_visible.shape)
     if min(h, w) < 2:
         raise ValueError(f"{name} shows {h} x {w} px: a Bayer mosaic has at least 2 x 2")
-    black, pedestal = _black(raw, tags, (h, w), name)
+    said = tags.get(Tag.WHITE, ()) if Tag.DNG_VERSION in tags else ()
+    white = int(min(raw.white_level, *said, 65535))
+    black, pedestal = _black(raw, tags, (h, w), white, name)
     balance = white_balance(raw.camera_whitebalance[:3], tags, raw.daylight_whitebalance[:3], name)
     try:
         matrix = colour_matrix(raw.color_matrix[:, :3], raw.rgb_xyz_matrix[:3], name)
@@ -518,7 +524,7 @@ def _photo(
         mosaic=raw.raw_image_visible[:h, :w].copy(),
         pattern=pattern,
         black=black,
-        white=int(min(raw.white_level, *tags.get(Tag.WHITE, ()), 65535)),
+        white=white,
         exposure=_exposure(tags, raw.other),
         iso=iso_of(tags, raw.other.iso_speed),
         noise=_green_noise(tags, name),
@@ -536,20 +542,23 @@ _ONE_LISTENER = threading.Lock()  # there is one standard error output
 
 @contextlib.contextmanager
 def _listening() -> Iterator[list[str]]:  # filled at the end of the block: lines on standard error
-    "Keep what a library written in C says in a block; what others say at the time is passed on."
+    "Keep what LibRaw says in a block; what others say at the time is passed on."
     heard = []
-    with _ONE_LISTENER, tempfile.TemporaryFile() as file:
-        kept = os.dup(2)
-        os.dup2(file.fileno(), 2)
+    with _ONE_LISTENER:
+        kept, (ear, mouth) = os.dup(2), os.pipe()
+        os.set_blocking(mouth, False)
+        os.dup2(mouth, 2)
         try:
             yield heard
         finally:
             os.dup2(kept, 2)
-            file.seek(0)
-            lines = file.read().decode("utf-8", "replace").splitlines(keepends=True)
-            heard += [line for line in lines if line.startswith("unknown file:")]
-            os.write(kept, "".join(line for line in lines if line not in heard).encode())
-            os.close(kept)
+            os.close(mouth)  # the last one, so that reading ends
+            with os.fdopen(ear, "rb") as said, os.fdopen(kept, "wb") as error:
+                for line in said:
+                    if line.startswith(b"unknown file:"):
+                        heard.append(line.decode("utf-8", "replace"))
+                    else:
+                        error.write(line)
 
 # %% ../../nbs/light/25_dng.ipynb #36e-03-dng
 def _check_complaints(
@@ -567,8 +576,8 @@ def read_raw(
     source: str | os.PathLike | bytes,  # a RAW file, or its bytes as a camera hands them over
 ) -> RawPhoto:  # mosaic and what is needed to understand it
     """Read a camera's RAW file; `ValueError` when it is of another kind, headerless, damaged, float, of a
-    wrong depth or not a Bayer mosaic, `OSError` when it is absent. Warns when nobody says its white balance or
-    its colours (LibRaw).
+    wrong depth or not a Bayer mosaic, `OSError` when it is absent. Warns when nobody says its white balance
+    or its colours (LibRaw).
     """
     import rawpy
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ..core import T_MIN
 from .dng import RawLayout, RawPhoto, normalise, read_headerless, read_raw
-from .kinds import RAWS
+from .kinds import RAWS, why_not
 from .raw import render
 
 # %% ../../nbs/light/30_footage.ipynb #07-04-footage
@@ -373,9 +373,7 @@ def _header(
         with Image.open(path) as image:
             size, mode, turned = image.size, image.mode, not png and image.getexif().get(0x0112, 1) >= 5
     except (OSError, SyntaxError, RuntimeError, Image.DecompressionBombError) as e:
-        raise ValueError(
-            f"{path} cannot be read as a picture: is it empty, truncated or of another format?"
-        ) from e
+        raise ValueError(why_not(path, "picture")) from e
     _check_depth(path, mode)
     if png:
         _check_end(path)

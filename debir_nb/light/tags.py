@@ -282,7 +282,7 @@ def iso_of(
     tags: dict[int, tuple],  # from tiff_tags
     noted: float = 0,  # what the maker's notes say, by a library; 0: nothing
 ) -> float | None:  # ISO; None where nobody says
-    "The sensitivity at which a photograph was taken (Exif 2.32, Sec. 4.6.5: PhotographicSensitivity and its three)."
+    "The sensitivity at which a photograph was taken (Exif 2.32, Sec. 4.6.5)."
     old = float(tags.get(Tag.ISO, (0,))[0])
     if 0 < old < 65535:
         return old
