@@ -732,15 +732,15 @@ def test_every_wrong_file_is_one_sentence_that_names_it(tmp_path, what):
 @pytest.mark.parametrize(
     "what, words",
     [
-        ("empty", "is empty, no picture: copy it"),
+        ("empty", "it is empty; copy it"),
         ("zeros", "nothing but zeros"),
-        ("LFS pointer", "Git LFS pointer, no picture: .*git lfs pull"),
-        ("page", "web page, no picture"),
-        ("ZIP", "archive .ZIP., no picture"),
-        ("PDF", "PDF document, no picture"),
-        ("HEIC", "HEIC picture, which is not read: convert"),
-        ("MP4", "film, no picture"),
-        ("JPEG, cut", "cannot be read as a picture"),
+        ("LFS pointer", "it is a Git LFS pointer; .*git lfs pull"),
+        ("page", "it is a web page"),
+        ("ZIP", "it is an archive .ZIP.; unpack"),
+        ("PDF", "it is a PDF document"),
+        ("HEIC", "it is a HEIC picture; convert"),
+        ("MP4", "film; give it a name"),
+        ("JPEG, cut", "cannot be read as a picture: is it empty, truncated"),
     ],
 )
 def test_a_photograph_that_is_none_is_told_too(tmp_path, what, words):

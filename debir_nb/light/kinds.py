@@ -173,10 +173,11 @@ def why_not(
     "What to say of a file that cannot be read as what its name promises."
     with open(path, "rb") as file:
         kind = other_kind(file.read(2**16))
+    failed = f"{path} cannot be read as a {wanted}"
     if kind is not None and kind.do not in (_CHOOSE, _FILM):
-        return f"{path} is {kind.what}, no {wanted}: {kind.do}"
-    if kind is not None and wanted not in kind.what and ("film" in kind.what) != (wanted == "video"):
-        return f"{path} is {kind.what}, no {wanted}: give it a name that says so"
+        return f"{failed}: it is {kind.what}; {kind.do}"
+    if kind is not None and ("film" in kind.what) != (wanted == "video"):
+        return f"{failed}: it is {kind.what}; give it a name that says so"
     if kind is not None and kind.what in ("a HEIC picture", "a JPEG XL picture", "an OpenEXR picture"):
-        return f"{path} is {kind.what}, which is not read: convert it to PNG or JPEG"
-    return f"{path} cannot be read as a {wanted}: is it empty, truncated or of another format?"
+        return f"{failed}: it is {kind.what}; convert it to PNG or JPEG"
+    return f"{failed}: is it empty, truncated or of another format?"
