@@ -464,6 +464,23 @@ def test_the_name_of_a_camera_changes_no_number(tmp_path, make, model):
     np.testing.assert_array_equal(a.color_matrix, b.color_matrix)
 
 
+def test_words_that_nobody_can_read_are_left_out():
+    "A year that does not exist, a name in another alphabet, an exponent without end, pixels without width."
+    odd = {
+        Tag.DATE: ("ascii", "99999:01:01 00:00:00"),
+        Tag.ARTIST: ("undefined", (0xE9, 0xFF, 0xFE, 0x80, 1)),
+    }
+    data = raw_bytes(
+        FLAT,
+        odd | {Tag.DEFAULT_SCALE: ("rational", (0, 1))},
+        {Tag.LENS_MODEL: ("ascii", "QQQQQQ"), 37377: ("srational", (-3000,)), Tag.DATE_TAKEN: odd[Tag.DATE]},
+        without=(Tag.EXPOSURE_TIME,),
+    ).replace(b"QQQQQQ", b"\xe9\xff\xfe\xe8\xc3(")
+    photo = read_raw(data)
+    assert photo.exposure is None and photo.aspect == 1 and photo.iso == 800
+    assert Tag.ARTIST not in photo.about and photo.about[Tag.LENS_MODEL].startswith("\ufffd")
+
+
 def test_other_containers_tell_the_same():
     "The TIFF structures inside a CR3's, a RAF's and a MRW's boxes."
     tiff = raw_bytes(FLAT[:22, :22], exif={Tag.LENS_MODEL: ("ascii", "Toy")})

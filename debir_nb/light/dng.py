@@ -15,8 +15,10 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -431,13 +433,36 @@ def _pattern(
     return pattern
 
 # %% ../../nbs/light/25_dng.ipynb #35-03-dng
+def _noted(
+    raw,  # an open rawpy.RawPy
+):  # rawpy's account of the shot and of the lens; one that says nothing where it is not legible
+    "What the library read from maker notes, without dates and names that cannot be."
+    silent = SimpleNamespace(
+        shutter_speed=0.0,
+        iso_speed=0.0,
+        aperture=0.0,
+        focal_length=0.0,
+        timestamp=datetime(1970, 1, 1),
+        model="",
+    )
+    noted = []
+    for what in ("other", "lens"):
+        try:
+            noted.append(getattr(raw, what))
+        except (ValueError, OverflowError, OSError):  # a year or a letter that does not exist
+            noted.append(silent)
+    return tuple(noted)
+
+# %% ../../nbs/light/25_dng.ipynb #35a-03-dng
 def _exposure(
     tags: dict[int, tuple],  # from tiff_tags
-    other,  # rawpy's account, for files that do not say it in a tag
+    noted: float,  # the library's reading of other tags and maker notes, s; 0: none
 ) -> Fraction | None:  # s; None where unknown
-    "Exposure time: the file's own tag first, the library's reading of maker notes second."
-    said = tags.get(Tag.EXPOSURE_TIME)
-    exposure = Fraction(said[0]) if said else Fraction(other.shutter_speed).limit_denominator(1_000_000)
+    "Exposure time: the file's own tag first."
+    if Tag.EXPOSURE_TIME in tags:
+        exposure = Fraction(tags[Tag.EXPOSURE_TIME][0])
+    else:
+        exposure = Fraction(noted if 0 < noted < 1_000_000 else 0).limit_denominator(1_000_000)
     return exposure if 0 < exposure < 1_000_000 else None
 
 # %% ../../nbs/light/25_dng.ipynb #35b-03-dng
@@ -458,19 +483,17 @@ def _green_noise(
 
 # %% ../../nbs/light/25_dng.ipynb #35c-03-dng
 def _about(
-    raw,  # an open rawpy.RawPy
+    other,  # rawpy's account of the shot
+    lens,  # rawpy's account of the lens
     tags: dict[int, tuple],  # from tiff_tags
     data: bytes,  # the whole file
 ) -> dict[int, tuple | str]:  # what is passed on
     "What the file says of itself; the library fills in what it read from maker notes."
-    other, lens = raw.other, raw.lens
     noted = {}
-    if data[6:14] == b"HEAPCCDR":
-        at = data.rfind(b"Canon\0Canon ")
-        noted |= {
-            Tag.MAKE: "Canon",
-            Tag.MODEL: data[at + 6 : at + 38].split(b"\0")[0].decode("ascii", "replace"),
-        }
+    at = data.rfind(b"Canon\0Canon ") if data[6:14] == b"HEAPCCDR" else -1
+    if at >= 0:
+        model = data[at + 6 : at + 38].split(b"\0")[0].decode("ascii", "replace")
+        noted |= {Tag.MAKE: "Canon", Tag.MODEL: model}
     if Tag.F_NUMBER not in tags and 0.5 < other.aperture < 100:
         noted[Tag.F_NUMBER] = (Fraction(other.aperture).limit_denominator(100),)
     if Tag.FOCAL_LENGTH not in tags and 0 < other.focal_length < 10_000:
@@ -508,7 +531,7 @@ def _photo(
     name: str,  # how messages call it
 ) -> RawPhoto:  # what it holds
     "Collect the numbers, and the words."
-    pattern = _pattern(raw, name)
+    pattern, (other, lens) = _pattern(raw, name), _noted(raw)
     h, w = (side // 2 * 2 for side in raw.raw_image_visible.shape)
     if min(h, w) < 2:
         raise ValueError(f"{name} shows {h} x {w} px: a Bayer mosaic has at least 2 x 2")
@@ -525,15 +548,15 @@ def _photo(
         pattern=pattern,
         black=black,
         white=white,
-        exposure=_exposure(tags, raw.other),
-        iso=iso_of(tags, raw.other.iso_speed),
+        exposure=_exposure(tags, other.shutter_speed),
+        iso=iso_of(tags, other.iso_speed),
         noise=_green_noise(tags, name),
         white_balance=balance,
         color_matrix=matrix,
         orientation=ORIENTATIONS[raw.sizes.flip],
         pedestal=pedestal,
-        aspect=float(raw.sizes.pixel_aspect),
-        about=_about(raw, tags, data),
+        aspect=raw.sizes.pixel_aspect if 0.1 < raw.sizes.pixel_aspect < 10 else 1.0,
+        about=_about(other, lens, tags, data),
     )
 
 # %% ../../nbs/light/25_dng.ipynb #36d-03-dng
