@@ -150,7 +150,7 @@ def write_dng(
     *,
     exposure: Fraction | float | int,  # exposure time, s
     iso: float | int,  # ISO, rounded to a whole number
-    black: np.ndarray | float = 0,  # black level, counts: one, or 2x2 by position in the tile
+    black: np.ndarray | float | int = 0,  # black level, counts: one, or 2x2 by position in the tile
     white: int = 65535,  # saturation level, counts
     pattern: str = "RGGB",  # Bayer tile, row by row
     # camera's answer to grey, 1 / white-balance gains, 1
@@ -308,7 +308,7 @@ UNREAD = {
 
 # %% ../../nbs/light/25_dng.ipynb #33a-03-dng
 def _end_of_mosaic(
-    tags: dict[int, tuple],  # from tiff_tags
+    tags: dict[int, tuple | str],  # from tiff_tags
 ) -> int:  # bytes
     "Where the pixels of a TIFF-like file end, by its own account of strips or tiles; 0: it does not say."
     parts = ((Tag.STRIP_OFFSETS, Tag.STRIP_BYTES), (Tag.TILE_OFFSETS, Tag.TILE_BYTES))
@@ -331,7 +331,7 @@ def _end_of_boxes(
 
 # %% ../../nbs/light/25_dng.ipynb #33c-03-dng
 def _check_depth(
-    tags: dict[int, tuple],  # of a DNG
+    tags: dict[int, tuple | str],  # of a DNG
     name: str,  # how messages call the file
 ) -> None:
     "`ValueError` when a DNG's depth or white level cannot be, or its pixels are packed in an unknown way."
@@ -348,7 +348,7 @@ def _check_depth(
 def _check_tags(
     data: bytes,  # the whole file
     name: str,  # how messages call it
-) -> dict[int, tuple]:  # its tags, from tiff_tags
+) -> dict[int, tuple | str]:  # its tags, from tiff_tags
     "Refuse what LibRaw would read wrongly without a word."
     check_kind(data, name)
     try:
@@ -386,7 +386,7 @@ def check_size(
 
 # %% ../../nbs/light/25_dng.ipynb #33h-03-dng
 def black_levels(
-    tags: dict[int, tuple],  # of a DNG
+    tags: dict[int, tuple | str],  # of a DNG
     shape: tuple[int, int],  # of the visible area, px
     corner: tuple[int, int],  # of the visible area within the active one: row, column, px
     # by position in the tile, and of every pixel; None: as the former; counts
@@ -455,7 +455,7 @@ def _noted(
 
 # %% ../../nbs/light/25_dng.ipynb #35a-03-dng
 def _exposure(
-    tags: dict[int, tuple],  # from tiff_tags
+    tags: dict[int, tuple | str],  # from tiff_tags
     noted: float,  # the library's reading of other tags and maker notes, s; 0: none
 ) -> Fraction | None:  # s; None where unknown
     "Exposure time: the file's own tag first."
@@ -467,7 +467,7 @@ def _exposure(
 
 # %% ../../nbs/light/25_dng.ipynb #35b-03-dng
 def _green_noise(
-    tags: dict[int, tuple],  # from tiff_tags
+    tags: dict[int, tuple | str],  # from tiff_tags
     name: str,  # how messages call the file
 ) -> tuple[float, float] | None:  # shot, read; None where the file does not say
     """Noise of green in the NoiseProfile, which has one pair or one for each of R, G, B. `ValueError` when it
@@ -485,7 +485,7 @@ def _green_noise(
 def _about(
     other,  # rawpy's account of the shot
     lens,  # rawpy's account of the lens
-    tags: dict[int, tuple],  # from tiff_tags
+    tags: dict[int, tuple | str],  # from tiff_tags
     data: bytes,  # the whole file
 ) -> dict[int, tuple | str]:  # what is passed on
     "What the file says of itself; the library fills in what it read from maker notes."
@@ -507,7 +507,7 @@ def _about(
 # %% ../../nbs/light/25_dng.ipynb #35d-03-dng
 def _black(
     raw,  # an open rawpy.RawPy
-    tags: dict[int, tuple],  # from tiff_tags
+    tags: dict[int, tuple | str],  # from tiff_tags
     shape: tuple[int, int],  # of the visible area, px
     white: int,  # counts
     name: str,  # how messages call the file
@@ -526,7 +526,7 @@ def _black(
 # %% ../../nbs/light/25_dng.ipynb #36-03-dng
 def _photo(
     raw,  # an open rawpy.RawPy
-    tags: dict[int, tuple],  # from tiff_tags
+    tags: dict[int, tuple | str],  # from tiff_tags
     data: bytes,  # the whole file
     name: str,  # how messages call it
 ) -> RawPhoto:  # what it holds
@@ -538,7 +538,8 @@ def _photo(
     said = tags.get(Tag.WHITE, ()) if Tag.DNG_VERSION in tags else ()
     white = int(min(raw.white_level, *said, 65535))
     black, pedestal = _black(raw, tags, (h, w), white, name)
-    balance = white_balance(raw.camera_whitebalance[:3], tags, raw.daylight_whitebalance[:3], name)
+    camera, daylight = (np.array(w[:3]) for w in (raw.camera_whitebalance, raw.daylight_whitebalance))
+    balance = white_balance(camera, tags, daylight, name)
     try:
         matrix = colour_matrix(raw.color_matrix[:, :3], raw.rgb_xyz_matrix[:3], name)
     except ValueError as error:

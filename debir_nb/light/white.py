@@ -47,7 +47,7 @@ LIGHTS |= {15: 3450, 17: 2856, 18: 4874, 19: 6774, 20: 5503, 21: 6504, 22: 7504,
 
 # %% ../../nbs/light/24_white.ipynb #12-white
 def _matrix(
-    tags: dict[int, tuple],  # of a DNG
+    tags: dict[int, tuple | str],  # of a DNG
     which: tuple[int, int],  # tags of the matrix and of the calibration of this one camera
 ) -> Float[np.ndarray, "3 3"] | None:  # None: the file has no such matrix
     "XYZ to camera, with what was measured on this very camera (DNG 1.4: AnalogBalance, CameraCalibration)."
@@ -60,7 +60,7 @@ def _matrix(
 
 # %% ../../nbs/light/24_white.ipynb #13-white
 def matrix_at(
-    tags: dict[int, tuple],  # of a DNG
+    tags: dict[int, tuple | str],  # of a DNG
     x: float,  # white, CIE 1931
     y: float,  # white, CIE 1931
 ) -> Float[np.ndarray, "3 3"] | None:  # XYZ to camera under that white; None: the file has no matrix
@@ -77,7 +77,7 @@ def matrix_at(
 
 # %% ../../nbs/light/24_white.ipynb #14-white
 def gains_of_white(
-    tags: dict[int, tuple],  # of a DNG
+    tags: dict[int, tuple | str],  # of a DNG
 ) -> Float[np.ndarray, "3"] | None:  # of R, G, B over G, 1; None: the file gives no such white
     "White balance of a file that gives its white as a chromaticity (DNG 1.4: AsShotWhiteXY)."
     white = [float(v) for v in tags.get(Tag.AS_SHOT_WHITE, ())]
@@ -91,7 +91,7 @@ def gains_of_white(
 # %% ../../nbs/light/24_white.ipynb #18-white
 def white_balance(
     camera: Float[np.ndarray, "3"],  # gains that the file gives; not all above 0: it gives none
-    tags: dict[int, tuple],  # of the file
+    tags: dict[int, tuple | str],  # of the file
     daylight: Float[np.ndarray, "3"],  # gains of daylight by LibRaw; all alike or not above 0: it knows none
     name: str,  # how messages call the file
 ) -> Float[np.ndarray, "3"]:  # of R, G, B over G, 1
