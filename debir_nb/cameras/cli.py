@@ -201,7 +201,7 @@ def _expose(
     said = {"motion": taken.motion, "preview_gain": taken.gain, "seconds": taken.seconds, "shots": shots}
     said["notes"] = notes
     print(json.dumps(said, indent=1) if args.json else exposure_table(taken))
-    for note in notes:
+    for note in notes if not args.json else []:  # JSON has them in itself
         print(f"note: {note}", file=sys.stderr)
 
 # %% ../../nbs/cameras/90_command_line.ipynb #19-37-command-line
