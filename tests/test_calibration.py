@@ -237,7 +237,7 @@ def test_noise_profile(tmp_path):
         ((1e-4, 1e-8, 1e-4), "of 3 numbers"),
         ((0.0, 1e-8), "must be above 0"),
         ((1e-4, -1e-8), "read noise 0 or more"),
-        ((float("nan"), 1e-8), "must be above 0"),
+        ((float("nan"), 1e-8), "NOISE_PROFILE is nan"),
     ],
 )
 def test_bad_profiles(tmp_path, noise, message):

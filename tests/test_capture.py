@@ -30,6 +30,7 @@ from debir_nb.core import FRAME_GAP, PREVIEW_GAP, PREVIEW_TIME, T_MIN, generator
 from debir_nb.light.dng import normalise, read_raw
 from debir_nb.light.raw import random_colour
 from debir_nb.light.simulator import collect
+from debir_nb.light.tags import Tag
 from debir_nb.policies.baenet import BAENet, recalibrate_batchnorm
 from debir_nb.policies.rules import bracket
 from debir_nb.restorers.burstormer import Burstormer
@@ -104,6 +105,31 @@ def test_motion_is_counted_per_55_ticks_however_far_apart_previews_are(interval)
     with c:
         seen = seen_by_policy(*[c.preview(Shot(PREVIEW_TIME, 600)) for _ in range(2)])
     assert seen[2].item() == pytest.approx(1.1, rel=0.35) and seen[0].shape == (1, 4, 64, 64)
+
+
+def brighter(frame, factor, **said):
+    "The same picture with other light, and what its file says of it."
+    black, white = frame.photo.black[0, 0], frame.photo.white
+    mosaic = np.clip(black + (frame.photo.mosaic - black) * factor, 0, white).astype(np.uint16)
+    return replace(frame, photo=replace(frame.photo, mosaic=mosaic, **said))
+
+
+@pytest.mark.parametrize("what", ["exposure", "iso", "aperture", "aperture of one"])
+def test_a_change_of_exposure_between_previews_is_no_motion(what):
+    "A scene at rest; automatic exposure takes half the light by one of its three means."
+    still = SimulatedCamera(smooth(64, 240, 0.0), COLOUR, VALUE, noise=lambda g: (0 * g, 0 * g))
+    with still as c:
+        a, b = (c.preview(Shot(PREVIEW_TIME, 600)) for _ in range(2))
+    n = {Tag.F_NUMBER: (4,)}
+    said = {
+        "exposure": dict(exposure=b.photo.exposure / 2),
+        "iso": dict(iso=b.photo.iso / 2),
+        "aperture": dict(about={Tag.F_NUMBER: (4 * 2**0.5,)}),
+        "aperture of one": dict(about={}),
+    }[what]
+    a = replace(a, photo=replace(a.photo, about=n if "aperture" in what else {}))
+    assert seen_by_policy(a, brighter(b, 0.5, **{"about": {}} | said))[2].item() < 0.3
+    assert seen_by_policy(a, brighter(b, 0.5, about=a.photo.about))[2].item() > 0.3  # nobody told
 
 
 def test_the_gain_is_that_of_a_preview_of_the_paper():

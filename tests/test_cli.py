@@ -1,6 +1,7 @@
 "The command `debir`: what it prints, what it writes, and how it fails."
 
 import json
+import re
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -12,7 +13,8 @@ import torch
 from PIL import Image
 
 from debir_nb.cameras import simulated as simulated_camera
-from debir_nb.cameras.cli import find_cameras, main, open_camera
+from debir_nb.cameras.capture import Capture
+from debir_nb.cameras.cli import beyond, find_cameras, main, open_camera
 from debir_nb.cameras.protocol import NoCamera
 from debir_nb.closure import package
 from debir_nb.core import PREVIEW_TIME
@@ -20,6 +22,7 @@ from debir_nb.disk import read_tensors, save_weights
 from debir_nb.light.dng import read_raw
 from debir_nb.light.sensor import still_burst
 from debir_nb.policies.baenet import BAENet, recalibrate_batchnorm
+from debir_nb.policies.rules import bracket
 from debir_nb.restorers.burstormer import Burstormer
 from debir_nb.restorers.kernels import Kernels
 from debir_nb.weights.pretrained import NETWORKS, load_pretrained, network_files, ship
@@ -115,6 +118,26 @@ def test_a_camera_is_opened_by_address_by_backend_or_not_at_all(monkeypatch):
     )
     with pytest.raises(NoCamera, match="there are 2 cameras: name one of simulated:a"):
         open_camera("simulated")
+
+
+@pytest.mark.parametrize(
+    "gain, policy, words",
+    [
+        (700, BAENet(), []),
+        (1, BAENet(), ["learned ISO 51200 to 102400", "would need ISO 25.*cameras begin near 50"]),
+        (100, BAENet(), ["learned ISO 51200"]),
+        (1, bracket(4), ["cameras begin near 50"]),
+        (100, bracket(4), []),
+        (9000, bracket(4), ["would need ISO 1800000, and cameras end near 409600"]),
+    ],
+)
+def test_answers_beyond_what_was_learned_or_can_be_set_are_told(gain, policy, words):
+    value = gain * PREVIEW_TIME
+    taken = Capture("files", gain=gain, value=value, wanted=[PREVIEW_TIME / 2, 4 * PREVIEW_TIME])
+    said = beyond(taken, policy)
+    assert len(said) == len(words)
+    for sentence, word in zip(said, words):
+        assert re.search(word, sentence) and "\n" not in sentence
 
 
 def test_the_manifest_of_a_capture_and_the_previews_that_expose_takes_agree(models, burst, capsys):

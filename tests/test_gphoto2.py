@@ -69,6 +69,17 @@ def taken(emulator, error, timeout=0.5, **fault):
         ("1/8000s", Fraction(1, 8000)),
         ("30.0000s", 30),
         ('1.6"', Fraction(8, 5)),
+        ("1m", 60),
+        ("2m30s", 150),
+        ("1'30\"", 90),
+        ("1'30", 90),
+        ("15 min", 900),
+        ("60m", 3600),
+        ("1 minute", 60),
+        ("1/60 sec", Fraction(1, 60)),
+        ("m", None),
+        ("0m", None),
+        ("1m1/0", None),
         ("bulb", None),
         ("Bulb", None),
         ("Time", None),
@@ -87,7 +98,9 @@ def test_shutter_speeds(text, value):
 
 def test_other_numbers():
     assert ticks("12") == seconds("0.0012s") and ticks("0") is ticks("Bulb") is None
-    assert sensitivity("100") == 1 and sensitivity("Auto ISO") is sensitivity("0") is None
+    assert sensitivity("100") == sensitivity("ISO 100") == 1
+    for other in ("Auto ISO", "0", "", "Lo 1", "100 Multi Frame NR"):
+        assert sensitivity(other) is None
 
 
 @pytest.mark.parametrize(
@@ -154,6 +167,66 @@ def test_a_canon_and_a_nikon_are_taken_over():
     ]
     assert gphoto2._dial(canon, gphoto2.SPEEDS).texts == {Fraction(1, 30): "1/30", Fraction(1, 60): "1/60"}
     assert gphoto2._dial(nikon, gphoto2.SPEEDS).name == "shutterspeed2"
+
+
+class Sony(Dials):
+    "As libgphoto2 shows some bodies: ISO with a value and no list; what it does not have, it leaves as it was."
+
+    def __init__(self, isos, iso="Auto ISO", refuses=False, free=True):
+        super().__init__(iso=[iso, [], free], shutterspeed=["1/60", ["1/30", "1/60", "1/125"], True])
+        self.isos, self.refuses, self.asked = isos, refuses, []
+
+    def set_single_config(self, name, widget):
+        if name == "iso":
+            self.asked.append(widget.get_value())
+            if widget.get_value() not in self.isos:
+                if self.refuses:
+                    raise gp.GPhoto2Error(gp.GP_ERROR_BAD_PARAMETERS)
+                return
+        super().set_single_config(name, widget)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_an_iso_without_a_list_is_tried_and_read_back(refuses):
+    have = [str(iso) for iso in (100, 125, 160, 200, 250, 320, 400, 500, 640, 800)]
+    camera = Sony(have, refuses=refuses)
+    dials = gphoto2._dials(camera)
+    assert list(dials.iso.texts.values()) == have and len(camera.asked) < 40
+    assert dials.set(camera, Shot(1 / 60, 4)) == (Fraction(1, 60), 400)
+    assert camera.controls["iso"][0] == "400"
+    assert gphoto2._capabilities(named(camera), dials).gains.values == tuple(int(iso) / 100 for iso in have)
+
+
+def test_an_exposure_time_without_a_list_is_tried_too():
+    camera = Sony(["100"])
+    camera.controls["shutterspeed"] = ["1/60", [], True]
+    assert gphoto2._dials(camera).time.set(camera, 1 / 500) == Fraction(1, 500)
+    camera.controls["shutterspeed"] = ["Bulb", [], False]
+    with pytest.raises(ExposureRefused, match="no exposure times to choose from"):
+        gphoto2._dials(camera)
+
+
+def named(camera):
+    camera.get_abilities = lambda: SimpleNamespace(model="Sony")
+    return camera
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_an_iso_that_stays_automatic_is_named(free):
+    with pytest.raises(ExposureRefused, match="control iso stands at 'Auto ISO'.*set the ISO on the camera"):
+        gphoto2._dials(Sony([], free=free))
+
+
+def test_an_iso_that_a_hand_has_set_is_the_files_affair():
+    assert gphoto2._dials(Sony([], iso="400", free=False)).iso is None
+
+
+def test_a_camera_that_never_falls_silent_is_not_heard_out_for_ever(monkeypatch):
+    monkeypatch.setattr(gphoto2, "SETTLING", 0.05)
+    spoken = []
+    talker = SimpleNamespace(wait_for_event=lambda ms: spoken.append(ms) or (gp.GP_EVENT_UNKNOWN, "news"))
+    gphoto2._settle(talker)
+    assert spoken
 
 
 @pytest.mark.parametrize(

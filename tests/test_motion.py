@@ -9,7 +9,14 @@ import torch
 from skimage import data
 
 from debir_nb.light.degradation import add_noise, iso_noise
-from debir_nb.light.motion import dis_flow, gaussian_blur, half_size, motion_magnitude, raft_flow
+from debir_nb.light.motion import (
+    dis_flow,
+    gaussian_blur,
+    half_size,
+    measured_brightness,
+    motion_magnitude,
+    raft_flow,
+)
 from debir_nb.light.raw import CameraColour, sample_cfa
 
 
@@ -81,6 +88,37 @@ def test_unfiltered_magnitude_is_the_plain_mean_of_the_flow():
     packed = sample_cfa(a), sample_cfa(b)
     plain = dis_flow(*(half_size(x, identity_colour(1)) for x in packed)).norm(dim=1).mean((1, 2))
     assert torch.allclose(motion_magnitude(*packed, identity_colour(1), sigma=0.0), plain)
+
+
+@pytest.mark.parametrize("ev", [-3, -1, 1, 3])
+def test_a_scene_at_rest_is_at_rest_however_bright_a_preview_is(ev):
+    "One preview gets more or less light than the other, and saturates where there is too much."
+    a, _, _ = views((0.0, 0.0), size=128)
+    light = sample_cfa(a**2.2) * 0.6
+    preview, previous = (light * 2.0**ev).clamp(0, 1), light
+    plain = motion_magnitude(preview, previous, identity_colour(1)).item()
+    told = motion_magnitude(preview, previous, identity_colour(1), brightness=torch.tensor([2.0**ev])).item()
+    assert told < 0.1 < plain
+
+
+def test_motion_is_the_same_with_and_without_a_change_of_brightness():
+    a, b, _ = views((6.0, -8.0), size=192)
+    a, b = (sample_cfa(x**2.2) for x in (a, b))
+    half = motion_magnitude(a / 2, b, identity_colour(1), brightness=torch.tensor([0.5])).item()
+    assert half == pytest.approx(5, rel=0.15)
+    same = motion_magnitude(a, b, identity_colour(1), brightness=torch.ones(1))
+    assert torch.equal(same, motion_magnitude(a, b, identity_colour(1)))
+
+
+def test_brightness_is_measured_where_nobody_tells():
+    a, b, _ = views((3.0, 0.0), size=128)
+    a, b = (sample_cfa(x**2.2) for x in (a, b))
+    assert measured_brightness(a / 4, b).item() == pytest.approx(0.25, rel=0.1)
+    dark = torch.zeros(1, 4, 16, 16)
+    assert measured_brightness(dark, dark).item() == 1
+    for bad in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="brightness is"):
+            motion_magnitude(a, b, identity_colour(1), brightness=torch.tensor([bad]))
 
 
 def test_any_flow_may_be_used_and_is_rescaled():

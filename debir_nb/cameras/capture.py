@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import debir_nb
-from .files import check_burst, from_red, write_photo
+from .files import check_burst, from_red, gathered, write_photo
 from debir_nb.cameras.protocol import (
     TOLERANCE,
     Camera,
@@ -34,7 +34,7 @@ from debir_nb.cameras.protocol import (
 from ..core import PREVIEW_GAP, PREVIEW_TIME
 from ..disk import atomic
 from ..light.dng import RawPhoto, normalise
-from ..light.motion import motion_magnitude
+from ..light.motion import measured_brightness, motion_magnitude
 from ..light.raw import CameraColour
 from ..policies.protocol import Policy
 
@@ -48,7 +48,7 @@ def centre(
 ) -> RawPhoto:  # its middle, at most side x side px, of the same Bayer pattern
     "Cut the middle out of a photograph."
     y, x = (max(0, have - side) // 4 * 2 for have in photo.mosaic.shape)
-    return replace(photo, mosaic=photo.mosaic[y : y + side, x : x + side])
+    return photo.cut(slice(y, y + side), slice(x, x + side))
 
 # %% ../../nbs/cameras/60_capture.ipynb #07-35-capture-burst
 def seen_by_policy(
@@ -66,7 +66,14 @@ def seen_by_policy(
         )
     check_burst([previous.photo, preview.photo], ["previous", "preview"])
     before, now = (normalise(from_red(centre(f.photo)))[None] for f in (previous, preview))
-    motion = motion_magnitude(now, before, preview.photo.colour()) * ((PREVIEW_TIME + PREVIEW_GAP) / since)
+    photos = previous.photo, preview.photo
+    if bool(photos[0].f_number) == bool(photos[1].f_number):
+        earlier, later = gathered(photos)
+        brightness = torch.tensor([later / earlier])
+    else:  # one of them hides how far its lens was open
+        brightness = measured_brightness(now, before)
+    motion = motion_magnitude(now, before, preview.photo.colour(), brightness=brightness)
+    motion = motion * ((PREVIEW_TIME + PREVIEW_GAP) / since)
     return now, torch.tensor([preview.achieved.value / PREVIEW_TIME]), motion
 
 # %% ../../nbs/cameras/60_capture.ipynb #13-35-capture-burst

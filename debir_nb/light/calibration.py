@@ -259,8 +259,7 @@ def raw_signal(
     """(counts - black)/(white - black), packed and not clipped: what noise is measured on (EMVA 1288;
     `normalise` clips).
     """
-    h, w = photo.mosaic.shape
-    black = np.tile(photo.black, (h // 2, w // 2))
+    black = photo.levels()
     signal = (photo.mosaic - black) / (photo.white - black)
     return pack(torch.from_numpy(signal).float(), photo.pattern)
 
