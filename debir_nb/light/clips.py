@@ -19,7 +19,8 @@ import numpy as np
 from fastcore.basics import patch
 from jaxtyping import Float, UInt8
 
-from .photographs import LIKE_SRGB, WIDE, recoded, upright, what_it_is
+from .kinds import why_not
+from .photographs import LIKE_SRGB, WIDE, recoded, upright
 
 # %% ../../nbs/light/28_clips.ipynb #05-clips
 # as FFmpeg names them: containers that hold their pictures themselves
@@ -51,8 +52,7 @@ def opened_video(
     except ClipError:
         raise
     except Exception as e:  # FFmpeg's errors, and Python's own on what a damaged file says
-        found = what_it_is(path, "is it truncated or of an unknown format?", "video")
-        raise ClipError(f"{path} cannot be read as a video: {found}") from e
+        raise ClipError(why_not(path, "video")) from e
 
 # %% ../../nbs/light/28_clips.ipynb #08-clips
 def _stream(
