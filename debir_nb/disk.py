@@ -145,16 +145,21 @@ def only_writer(
     what: str = "",  # it is called in the message; its name by default
     patience: float = 0.0,  # s to wait for another process that is about to end
 ):
-    """Hold `path` for this process. `ValueError` names the process that holds it already. Of several
-    processes that were launched together the first one holds it for all.
+    """Hold `path` for this process. `ValueError` names the process that holds it already, or says that
+    nothing can be written there. Of several processes that were launched together the first one holds it for
+    all.
     """
     path = Path(path)
     place = path.with_name(f".{path.name}.lock")
     if rank():
         yield
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with _held(place, what or str(path), time.monotonic() + patience) as file:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        held = _held(place, what or str(path), time.monotonic() + patience)
+    except OSError as e:
+        raise ValueError(f"{place.parent} cannot be written ({e.strerror}): choose another folder") from e
+    with held as file:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

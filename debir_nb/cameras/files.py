@@ -9,6 +9,7 @@ __all__ = ['UPRIGHT', 'write_photo', 'raw_files', 'check_burst', 'read_burst', '
 # %% ../../nbs/cameras/50_files.ipynb #02-34-restore-files
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,25 @@ def _listed(
             f"{manifest} is damaged ({e}): remove it, and every RAW file of its folder counts"
         ) from e
 
+# %% ../../nbs/cameras/50_files.ipynb #06a-34-restore-files
+def _unfinished(
+    manifest: Path,  # of a capture
+) -> list[Path]:  # frames; none when the manifest lists all that there are
+    "The frames of a capture that was killed: they are in the folder, the manifest could not list them any more."
+    try:
+        said = json.loads(manifest.read_text())
+        listed = [row["file"] for row in said["frames"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []  # `_listed` says it
+    found = sorted(manifest.parent.glob("frame_*.dng"), key=natural)
+    if said.get("complete", True) or len(found) <= len(listed):
+        return []
+    warnings.warn(
+        f"{manifest} says: {said.get('error')}. The {len(found)} frames that are there are taken",
+        stacklevel=3,
+    )
+    return found
+
 # %% ../../nbs/cameras/50_files.ipynb #07-34-restore-files
 def raw_files(
     folder: str | os.PathLike,  # that holds one burst
@@ -70,7 +90,7 @@ def raw_files(
         raise ValueError(f"{folder} is not a folder: give the one that holds the RAW files of one burst")
     listed = Path(folder, "manifest.json")
     if listed.exists():
-        found = _listed(listed)
+        found = _unfinished(listed) or _listed(listed)
     else:
         found = sorted(
             (p for p in Path(folder).iterdir() if p.suffix.lower() in RAWS and not p.name.startswith(".")),

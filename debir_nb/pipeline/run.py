@@ -204,6 +204,7 @@ def execute(
     source, where = (os.path.relpath(path) for path in (stage_notebook(stage), copy))
     quiet = ["--log-level=ERROR"]  # a kernel warns at each start that it talks to this machine unencrypted
     options = {"kernel_name": "python3", "cwd": str(root()), "extra_arguments": quiet}
+    options["shutdown_kernel"] = "immediate"  # in the middle of a step it could only complain
     run = copy.stem.removeprefix(f"process-{rank()}-")
     try:
         with temporary_files():
