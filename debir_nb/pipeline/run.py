@@ -23,7 +23,7 @@ import torch
 from ..closure import named
 from ..disk import is_running, only_writer, rank, root
 from .experiments import label, suffix
-from .params import read_params, stage_parameters
+from .params import check_value, read_params, stage_parameters
 from ..training.loop import done_before
 
 # %% ../../nbs/pipeline/20_run.ipynb #21a-pipeline-20-run
@@ -87,6 +87,8 @@ def given(
     seen = {"restorer", "sensor", "variant"} - wanted.keys()  # in its names alone
     own |= {name: value for name, value in overrides.items() if name not in seen}
     found = stage_parameters(read_params(root() / "params.yaml"), stage, set(wanted), texts, own)
+    for name, value in found.items():
+        check_value(f"{stage}.{name}", value, wanted[name])
     whole = {
         name for name, value in found.items() if isinstance(value, int) and isinstance(wanted[name], float)
     }
