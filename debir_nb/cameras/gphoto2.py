@@ -363,11 +363,12 @@ def _events(
 # %% ../../nbs/cameras/30_gphoto2.ipynb #32b-32-gphoto2
 def _settle(
     camera,  # a gphoto2.Camera
+    patience: float = 1.0,  # s; some cameras always have something to say
 ) -> None:
     "Hear out what an earlier capture left behind."
-    gp = _library()
+    gp, deadline = _library(), time.monotonic() + patience
     with _explained(camera, "before the burst"):
-        while camera.wait_for_event(1)[0] != gp.GP_EVENT_TIMEOUT:
+        while camera.wait_for_event(1)[0] != gp.GP_EVENT_TIMEOUT and time.monotonic() < deadline:
             pass
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #34-32-gphoto2

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..core import check_finite
 from ..light.sensor import Burst
 from .protocol import RestorerNet, device_of
 
@@ -214,6 +215,19 @@ def counted(
 
     return shown
 
+# %% ../../nbs/restorers/80_full_size.ipynb #25c-19-full-size
+def _numbers(
+    restored: Float[Tensor, "1 c_out h w"],  # of a network
+    net: RestorerNet,  # that
+) -> Float[Tensor, "1 c_out h w"]:  # the same
+    "`ValueError` when a network answers what is no number: it would be black or white in a picture."
+    if not restored.sum().isfinite():
+        raise ValueError(
+            f"{type(net).__name__} answers values that are not finite: its weights are damaged, or the noise of"
+            " the frames is far from what it knows; nothing is written"
+        )
+    return restored
+
 # %% ../../nbs/restorers/80_full_size.ipynb #25a-19-full-size
 @torch.no_grad()
 def restore_full_size(
@@ -222,14 +236,17 @@ def restore_full_size(
     memory: float = 2e9,  # bytes that a tile may take
 ) -> Float[Tensor, "1 c_out h w"]:  # restored, linear RAW; not clipped
     """Restore a burst of any size, where the network is, in tiles that agree on what they sum over it.
-    `ValueError` when it is not one burst, or the memory does not suffice for a tile.
+    `ValueError` when it is not one burst, frames or noise are not numbers, the memory does not suffice for a
+    tile, or the network answers what is no number.
     """
     if len(burst.frames) != 1:
         raise ValueError(f"burst holds {len(burst.frames)} bursts: give one at a time")
+    for name in ("frames", "shot", "read"):
+        check_finite(f"the burst's {name}", getattr(burst, name))
     home, burst = burst.frames.device, burst.each(lambda x: x.to(device_of(net)))
     n, (h, w) = burst.frames.shape[1], burst.frames.shape[-2:]
     if h * w * net.tile_bytes(1, n) <= memory:
-        return net(burst).to(home)
+        return _numbers(net(burst), net).to(home)
     with tqdm(desc="restore", unit="tile", mininterval=1) as bar:
         tiles, shared = fit_tiles(net, burst, memory), SharedAttention()
         some = some_of(net, tiles)
@@ -239,4 +256,4 @@ def restore_full_size(
             for _ in restore_tiles(piece, some):
                 pass
         with shared.use(net):
-            return assemble(restore_tiles(piece, tiles), tiles).to(home)
+            return _numbers(assemble(restore_tiles(piece, tiles), tiles), net).to(home)
