@@ -105,7 +105,8 @@ def choose_exposures(
     """
     begun = time.perf_counter()
     preview, gain, motion = seen_by_policy(*taken.previews)
-    exposures = policy(preview, gain, motion)[0].tolist()
+    answer = torch.as_tensor(policy(preview, gain, motion))
+    exposures = answer[0].tolist() if answer.ndim == 2 else []
     if not (exposures and all(0 < t < math.inf for t in exposures)):
         raise ValueError(
             f"the policy answers the exposure times {exposures} s, which cannot be: its weights are damaged, or"
@@ -320,6 +321,8 @@ def capture(
     what went wrong, `OSError` when a frame cannot be written; the camera is released in any case (paper,
     Fig. 1).
     """
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"timeout is {timeout} s: give how long a frame may take beyond its exposure")
     warm_up(policy)
     with only_writer(Path(folder, "manifest.json"), str(folder)), ThreadPoolExecutor(1) as disk:
         folder, taken, saved = prepare_folder(folder), Capture("none yet"), []

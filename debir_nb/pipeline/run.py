@@ -82,6 +82,8 @@ def given(
 ) -> dict:  # name -> value, as papermill takes them
     "All parameters of a run: from params.yaml, from the command line, and its names."
     wanted = declared(stage_notebook(stage))
+    for name in overrides.keys() & {"policy", "restorer", "sensor", "variant", "restored_by"}:
+        check_value(f"{stage}.{name}", overrides[name], "baenet")  # files are named after them
     texts = {name for name, value in wanted.items() if isinstance(value, str)}
     own = {name: value for name, value in names(stage, overrides).items() if name in wanted}
     seen = {"restorer", "sensor", "variant"} - wanted.keys()  # in its names alone

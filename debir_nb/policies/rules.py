@@ -25,7 +25,10 @@ class Fixed:
         exposures: Float[Tensor, "n"],  # t_i, s; 0: not taken
         limits: Limits = Limits(),  # that they must obey
     ) -> None:
-        "`ValueError` when the times do not obey the limits."
+        "`ValueError` when the times do not obey the limits, or are no list of times."
+        if not (torch.is_tensor(exposures) and exposures.ndim == 1):
+            said = tuple(exposures.shape) if torch.is_tensor(exposures) else type(exposures).__name__
+            raise ValueError(f"exposures is {said}: give a tensor (n,) of times in s")
         check_exposures(exposures[None], limits)
         self.exposures = exposures
 
@@ -46,7 +49,7 @@ def bracket(
     """Exposure bracketing: linear from t_min, summing to the budget, {8, 24, 40, 56} ticks for n = 4 (paper,
     Sec. 6.1 and 6.3). `ValueError` for n < 2.
     """
-    if n_frames < 2:
+    if not (isinstance(n_frames, int) and n_frames >= 2):
         raise ValueError(f"n_frames is {n_frames}: a bracket needs at least two frames")
     rise = 2 * (limits.budget(n_frames) / n_frames - limits.t_min) / (n_frames - 1)
     return Fixed(limits.t_min + rise * torch.arange(n_frames), limits)
@@ -74,6 +77,8 @@ def random_exposures(
     """Whole ticks from t_min to t_max per frame, independent but for the budget: a burst over it is drawn
     again (paper, Sec. 5.2). `ValueError` when no burst is within the budget.
     """
+    if not (isinstance(batch, int) and batch >= 0):
+        raise ValueError(f"batch is {batch}: give the number of bursts")
     low, high, most = (round(t / FRAME_TIME) for t in (limits.t_min, T_MAX, limits.budget(n_frames)))
     if not low * n_frames <= most:
         raise ValueError(

@@ -22,7 +22,10 @@ def fresh_restorer(
     features: int,  # channels inside
 ) -> RestorerNet:  # untrained
     "A restorer at the beginning of its training. `ValueError` for an unknown word or sizes it cannot have."
-    return imported(entry_of(word, RESTORERS, "restorer")).fresh(n_frames, features)
+    kind = imported(entry_of(str(word), RESTORERS, "restorer"))
+    if not hasattr(kind, "fresh"):
+        raise ValueError(f"restorer is {word!r}, which is none: name a class of RestorerNet")
+    return kind.fresh(n_frames, features)
 
 # %% ../../nbs/restorers/90_by_name.ipynb #08-restorers-by-name
 def load_restorer(

@@ -92,7 +92,14 @@ def _update(
     name: str,  # of the step, for the message
 ) -> dict:  # loss, gradient norm before clipping, and what loss_fn reported; means over processes
     "One optimisation step; `ValueError` when loss or gradient is not finite."
-    loss, report = loss_fn(model, draws, step)
+    told = loss_fn(model, draws, step)
+    if not (
+        isinstance(told, tuple) and len(told) == 2 and torch.is_tensor(told[0]) and isinstance(told[1], dict)
+    ):
+        raise ValueError(
+            f"{name}: loss_fn returns {type(told).__name__}: return the loss and a dict of numbers"
+        )
+    loss, report = told
     if not (loss.ndim == 0 and loss.requires_grad):
         raise ValueError(
             f"{name}: the loss has shape {tuple(loss.shape)} and requires_grad={loss.requires_grad}: "
@@ -256,8 +263,12 @@ def fit(
     `ValueError` when a setting is out of range, nothing is trainable, loss or gradient is not finite, the
     checkpoint is broken, or another process writes it.
     """
-    if not (steps >= 1 and every >= 1):
-        raise ValueError(f"steps is {steps} and every {every}: both must be at least 1")
+    if not (isinstance(steps, int) and isinstance(every, int) and steps >= 1 and every >= 1):
+        raise ValueError(f"steps is {steps} and every {every}: both must be whole and at least 1")
+    if not (isinstance(model, nn.Module) and callable(loss_fn)):
+        raise ValueError(
+            f"model is {type(model).__name__} and loss_fn {type(loss_fn).__name__}: give a network and a function"
+        )
     if not (0 <= lr_final <= lr and lr > 0):
         raise ValueError(f"lr is {lr} and lr_final {lr_final}: need 0 <= lr_final <= lr and lr > 0")
     if not (clip > 0):
