@@ -208,8 +208,8 @@ def fingerprint(
 def check_parts(
     path: Path,  # a file written by torch.save
 ) -> None:
-    """`ValueError` when a part of the file is not what was written, by its own checksum, or the parts are more
-    than the file can hold.
+    """`ValueError` when a part of the file is not what was written, by its own checksum, or the
+    parts are more than the file can hold.
     """
     if not zipfile.is_zipfile(path):
         return  # of before 2020: without checksums
@@ -271,8 +271,8 @@ def check_sum(
     wanted = _sums(path.parent).get(path.name)
     if wanted and path.is_file() and _contents(path)["sha256"] != wanted:
         raise ValueError(
-            f"{path} is not the file that was released (its SHA-256 differs from that in {SUMS}): it was damaged"
-            " or replaced; get it anew"
+            f"{path} is not the file that was released (its SHA-256 differs from that in {SUMS}): it was"
+            " damaged or replaced; get it anew"
         )
 
 # %% ../nbs/01_disk.ipynb #20f-01-disk
@@ -292,7 +292,8 @@ def read_weights(
         empty = value.numel() == 0 and not name.endswith("_extra_state")
         if empty or value.layout != torch.strided or value.nbytes > value.untyped_storage().nbytes():
             raise ValueError(
-                f"{path}: {name} claims the shape {tuple(value.shape)} and does not hold it: make the file again"
+                f"{path}: {name} claims the shape {tuple(value.shape)} and does not hold it: make the file"
+                " again"
             )
     return state
 
@@ -303,7 +304,8 @@ def set_weights(
     path: Path,  # where the state came from, for the message
 ) -> None:
     """Copy `state` into `model`; `ValueError` names the first parameter that is missing, surplus or of
-    another shape, or is not finite. Extra state, such as the size of BAENet's tiles, may be missing: then it is not known.
+    another shape, or is not finite. Extra state, such as the size of BAENet's tiles, may be missing: then it
+    is not known.
     """
     own = model.state_dict()
     for name in own:

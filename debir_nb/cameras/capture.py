@@ -109,8 +109,8 @@ def choose_exposures(
     exposures = answer[0].tolist() if answer.ndim == 2 else []
     if not (exposures and all(0 < t < math.inf for t in exposures)):
         raise ValueError(
-            f"the policy answers the exposure times {exposures} s, which cannot be: its weights are damaged, or"
-            " the previews are not what it knows"
+            f"the policy answers the exposure times {exposures} s, which cannot be: its weights are damaged,"
+            " or the previews are not what it knows"
         )
     taken.seconds = time.perf_counter() - begun
     taken.gain, taken.motion, taken.wanted = gain.item(), motion.item(), exposures

@@ -66,7 +66,7 @@ def _listed(
 def _unfinished(
     manifest: Path,  # of a capture
 ) -> list[Path]:  # frames; none when the manifest lists all that there are
-    "The frames of a capture that was killed: they are in the folder, the manifest could not list them any more."
+    "The frames of a capture that was killed: they are there, and the manifest could not list them any more."
     try:
         said = json.loads(manifest.read_text())
         listed = [row["file"] for row in said["frames"]]

@@ -191,7 +191,7 @@ def check_sections(
 def read_params(
     path: Path,  # params.yaml
 ):  # its content, a mapping that remembers its comments
-    "Read parameters. `ValueError` when the file or its scale is missing, or a section is not what it should be."
+    "Read parameters. `ValueError` when the file or its scale is missing, or a section is none."
     params = read_yaml(path, comments=True)
     if "scale" not in params:
         raise ValueError(f"{path} has no key scale: add one of {', '.join(SCALES)}")

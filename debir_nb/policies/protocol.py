@@ -44,8 +44,8 @@ def check_inputs(
         raise ValueError(f"preview has shape {tuple(preview.shape)}: this policy takes (b, {channels}, h, w)")
     if not (preview.is_floating_point() and preview.numel()):
         raise ValueError(
-            f"preview has shape {tuple(preview.shape)} and type {preview.dtype}: give values in [0, 1], at least"
-            " one"
+            f"preview has shape {tuple(preview.shape)} and type {preview.dtype}: give values in [0, 1], at"
+            " least one"
         )
     for name, x in (("gain", gain), ("motion", motion)):
         if not torch.is_tensor(x):

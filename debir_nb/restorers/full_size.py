@@ -216,7 +216,8 @@ def counted(
     return shown
 
 # %% ../../nbs/restorers/80_full_size.ipynb #25d-19-full-size
-NOISE = 1e6  # variance per unit signal that no camera has, even brought from 10 EV below to the first frame's brightness
+# variance per unit signal that no camera has, even brought from 10 EV below to the first frame's brightness
+NOISE = 1e6
 
 # %% ../../nbs/restorers/80_full_size.ipynb #25c-19-full-size
 def _numbers(
@@ -226,8 +227,8 @@ def _numbers(
     "`ValueError` when a network answers what is no number: it would be black or white in a picture."
     if not restored.sum().isfinite():
         raise ValueError(
-            f"{type(net).__name__} answers values that are not finite: its weights are damaged, or the noise of"
-            " the frames is far from what it knows; nothing is written"
+            f"{type(net).__name__} answers values that are not finite: its weights are damaged, or the noise"
+            " of the frames is far from what it knows; nothing is written"
         )
     return restored
 

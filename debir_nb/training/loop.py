@@ -267,7 +267,8 @@ def fit(
         raise ValueError(f"steps is {steps} and every {every}: both must be whole and at least 1")
     if not (isinstance(model, nn.Module) and callable(loss_fn)):
         raise ValueError(
-            f"model is {type(model).__name__} and loss_fn {type(loss_fn).__name__}: give a network and a function"
+            f"model is {type(model).__name__} and loss_fn {type(loss_fn).__name__}: give a network and a"
+            " function"
         )
     if not (0 <= lr_final <= lr and lr > 0):
         raise ValueError(f"lr is {lr} and lr_final {lr_final}: need 0 <= lr_final <= lr and lr > 0")
