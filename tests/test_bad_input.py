@@ -231,6 +231,16 @@ def test_a_file_that_is_loaded_runs_no_code(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("side, memory", [(32, 2e9), (240, 1.2e8)])
+def test_what_is_no_number_does_not_become_a_picture(side, memory):
+    "Whole, and in tiles."
+    broken = fresh_restorer("kernels", 4, 8).eval()
+    for p in broken.parameters():
+        p.data.fill_(NAN)
+    burst = taken(rand(1, 4, 4, side, side))
+    refused("Kernels answers values that are not finite", restore_full_size, broken, burst, memory)
+
+
 # Parameters and experiments
 
 CHANGES = {
