@@ -323,7 +323,7 @@ def test_a_checkpoint_has_one_writer(tmp_path):
     with pytest.raises(ValueError, match=f"another process .number {other.pid}. is at it"):
         fit(network(), loss_fn, out=tmp_path, **SETTINGS)
     other.kill()
-    other.wait()
+    other.communicate()
     fit(network(), loss_fn, out=tmp_path, **SETTINGS)  # a lock ends with its owner
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
