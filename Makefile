@@ -18,7 +18,7 @@ SITE ?= site
 CAMERAS := $(addprefix tests/test_,camera_contract.py gphoto2.py v4l2.py camera_end_to_end.py camera_guest.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help inputs run experiments test test-camera test-browser bench docs export clean FORCE
+.PHONY: help inputs run experiments test test-camera test-browser fuzz soak audit bench docs export clean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -48,6 +48,16 @@ test: $(STAMP)  ## every test: the library's notebooks [JOBS=2 at a time], then 
 
 test-camera: $(STAMP)  ## the camera drivers, those of the kernel too, in a virtual machine (apt fetches it into .cache/)
 	@python -m pytest -q -m "guest or not guest" $(CAMERAS)
+
+fuzz: $(STAMP)  ## mutated files for every reader: a right value or one sentence, within 5 s and 1 GB [FUZZ_CASES=20000, FUZZ_SEED=0]
+	@FUZZ_CASES=$${FUZZ_CASES:-20000} python -m pytest -q -n $(JOBS) tests/test_fuzz*.py
+
+soak: $(STAMP)  ## 500 bursts and restorations in one process, and a kill before every change to files [SOAK=500, CRASH_POINTS=1000, CRASH_SEED=0]
+	@SOAK=$${SOAK:-500} CRASH_POINTS=$${CRASH_POINTS:-1000} python -m pytest -q -n $(JOBS) tests/test_soak.py tests/test_crash.py
+
+audit: $(STAMP)  ## known weaknesses of the packages in constraints.txt, asked of PyPI by pip-audit
+	@[[ -x .cache/audit/bin/pip-audit ]] || { python -m venv .cache/audit && .cache/audit/bin/pip install -q --disable-pip-version-check pip-audit==2.10.1; } 2>/dev/null || true
+	@python tests/audit.py
 
 bench: $(STAMP)  ## speed and memory against the plain forms and the machine's limits, into results/benchmarks.json [BENCH="-k burst", or "-m long": the paper's size, and 24 and 48 megapixels]
 	@cd tests/benchmarks && OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_ARENA_MAX=1 \

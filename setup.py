@@ -27,7 +27,7 @@ setup(
     license="Apache-2.0",
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=[cfg["lib_path"], f"{cfg['lib_path']}.*"]),
-    package_data={f"{cfg['lib_path']}.weights": ["*.pt"]},
+    package_data={f"{cfg['lib_path']}.weights": ["*.pt", "SHA256SUMS"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

@@ -9,6 +9,7 @@ __all__ = ['FRAME_TIME', 'PREVIEW_TIME', 'FRAME_GAP', 'PREVIEW_GAP', 'BURST_STAR
 # %% ../nbs/00_core.ipynb #02-00-core
 import ctypes
 import importlib
+import operator
 import sys
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ def budget(
     n_frames: int,  # frames in the burst
 ) -> float:  # t_u: upper bound of the summed exposure times, s
     "Exposure budget t_u of a burst: 32 ticks a frame, so 128/1920 s for n = 4 (paper, Sec. 6 and Table 4)."
-    if not (n_frames >= 1):
+    if not (isinstance(n_frames, int | float) and n_frames >= 1):
         raise ValueError(f"n_frames is {n_frames}: a burst needs at least one frame")
     return 32 * n_frames * FRAME_TIME
 
@@ -60,7 +61,9 @@ def check_finite(
     name: str,  # the argument's name, for the message
     x: torch.Tensor,  # any shape
 ) -> None:
-    "Raise `ValueError` when `x` holds a NaN or an infinity, saying how many."
+    "Raise `ValueError` when `x` holds a NaN or an infinity, saying how many, or is no tensor."
+    if not torch.is_tensor(x):
+        raise ValueError(f"{name} is of type {type(x).__name__}: give a tensor, such as torch.as_tensor(...)")
     if x.sum().isfinite():
         return  # only finite values have a finite sum: one quick pass, nearly always enough
     bad = (~torch.isfinite(x)).sum().item()
@@ -85,6 +88,10 @@ def generator(
     *key: int,  # for instance (seed, step)
 ) -> torch.Generator:  # on the CPU
     "A generator whose stream depends on every integer of `key` and on nothing else."
+    try:
+        key = [operator.index(k) for k in key]
+    except TypeError as e:
+        raise ValueError(f"key is {key}: give whole numbers") from e
     seed = np.random.SeedSequence([k & 0xFFFFFFFF for k in key]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(seed[0]) << 31 ^ int(seed[1]))
 

@@ -47,6 +47,7 @@ PAGES = {  # file in the project -> page
     "results/real_clips.md": "results/real_clips.md",
     "MODEL_CARD.md": "model_card.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
     "nbs/index.ipynb": "story.ipynb",
 }

@@ -36,6 +36,7 @@ from debir_nb.pipeline.readme import MARKS, PAGES, print_results, readme_rows, w
 from debir_nb.pipeline.run import declared, given, names, stage_notebook
 from debir_nb.pipeline.schedule import side_by_side
 from debir_nb.policies.words import POLICIES
+from debir_nb.training.loop import done_before
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -225,27 +226,64 @@ def kernel(process):
     raise AssertionError("no kernel was started")
 
 
-@pytest.mark.parametrize("by", ["kernel", "keyboard"])
+def hears_ctrl_c():
+    "A shell lets what it starts in the background ignore Ctrl-C; a child shall hear it again."
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def started(folder, *command):
+    "A command under way, which hears Ctrl-C."
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "preexec_fn": hears_ctrl_c}
+    return subprocess.Popen([str(c) for c in command], cwd=folder, env=environment(folder), **pipes)
+
+
+def wait_for(path, process):
+    "Until a file is there, or the process has ended."
+    patience = time.monotonic() + 300
+    while not path.exists() and time.monotonic() < patience and process.poll() is None:
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("by", ["kernel", "keyboard", "SIGTERM"])
 def test_a_stage_that_is_killed_says_so_in_one_sentence(project, tmp_path, by):
-    "The kernel, as for want of memory, or by Ctrl-C; the next run begins at the checkpoint."
+    """The kernel, as for want of memory, the stage by Ctrl-C or `kill`; the next run begins at the
+    checkpoint.
+    """
     folder = tmp_path / "project"
     shutil.copytree(project, folder, ignore=shutil.ignore_patterns("reports", "runs", "live", "cache"))
     command = [sys.executable, "-m", "debir_nb.pipeline", "run", "pretrain", "steps=110", "batch=1"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen(command, cwd=folder, env=environment(folder), **pipes)
+    process = started(folder, *command)
     victim, checkpoint = kernel(process), folder / "runs" / "pretrain" / "checkpoint.pt"
-    patience = time.monotonic() + 300
-    while not checkpoint.exists() and time.monotonic() < patience and process.poll() is None:
-        time.sleep(0.05)
-    victim.kill() if by == "kernel" else process.send_signal(signal.SIGINT)
+    wait_for(checkpoint, process)
+    if by == "kernel":
+        victim.kill()
+    else:
+        process.send_signal(signal.SIGINT if by == "keyboard" else signal.SIGTERM)
     said = process.communicate(timeout=120)[0]
-    # a kernel that is asked to end in the middle of a step may complain
-    assert process.returncode == 1 and ("Traceback" not in said or by == "keyboard"), said[-3000:]
-    assert said.strip().endswith("pretrain was killed; run it again, it goes on where it was")
+    assert process.returncode == 1 and "Traceback" not in said, said[-3000:]
+    step = done_before(checkpoint.parent)
+    assert step > 0 and said.strip().endswith(
+        f"pretrain was killed; run the same command again: it goes on at step {step}"
+    )
     assert not (folder / "reports" / "pretrain.ipynb").exists() and not victim.is_running()
-    done = torch.load(checkpoint, weights_only=False)["history"]
     again = run(folder, *command)
-    assert done and (folder / "reports" / "pretrain.ipynb").exists() and "killed" not in again
+    assert (folder / "reports" / "pretrain.ipynb").exists() and "killed" not in again
+    assert not list((folder / "runs").glob(".*")) and not checkpoint.exists()
+
+
+def test_a_stage_has_one_runner_and_ends_with_dvc(project, tmp_path):
+    "DVC is killed alone, as for want of memory: its stage does not go on beside the next run."
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder, ignore=shutil.ignore_patterns("live", "runs"))
+    set_params(folder / "params.yaml", ["pretrain.steps=300", "pretrain.batch=1"])
+    process = started(folder, sys.executable, "-m", "dvc", "repro", "-s", "pretrain")
+    wait_for(folder / "runs" / "pretrain" / "checkpoint.pt", process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    said = run(folder, sys.executable, "-m", "debir_nb.pipeline", "run", "pretrain", ok=False)
+    assert re.search(r"error: the run pretrain: another process \(number \d+\) is at it", said), said
+    process.kill()
+    assert family and not psutil.wait_procs(family, timeout=30)[1]
+    process.communicate()
 
 
 TWO = [

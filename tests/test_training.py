@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from debir_nb.disk import fingerprint, load_weights, save_weights
-from debir_nb.training.loop import cosine, fit, own_rows
+from debir_nb.training.loop import cosine, done_before, fit, own_rows
 
 SETTINGS = dict(steps=24, lr=0.05, lr_final=1e-4, clip=0.5, seed=3, every=6)
 
@@ -77,7 +77,7 @@ def test_sigkill_then_rerun_is_bitwise_the_uninterrupted_run(tmp_path):
         for model, out in zip(models, (whole, killed))
     ]
     assert equal(*models) and histories[0] == histories[1]
-    assert not (killed / "checkpoint.pt").exists()
+    assert all((out / "checkpoint.pt").exists() for out in (whole, killed))  # until the weights are saved
     for name in ("loss", "lr", "grad_norm", "x"):  # DVCLive: no row lost, none doubled
         whole_rows, rows = (
             (out / f"live/plots/metrics/{name}.tsv").read_text().splitlines() for out in (whole, killed)
@@ -132,7 +132,7 @@ def test_two_processes_train_as_one_and_either_number_resumes_the_other(tmp_path
         done = together(then, out)
         assert done.returncode == 0, done.stderr
         # the second process left nothing
-        assert sorted(p.name for p in out.iterdir()) == ["live", "weights.pt"]
+        assert sorted(p.name for p in out.iterdir()) == ["checkpoint.pt", "live", "weights.pt"]
         for key in ("loss", "grad_norm", "x"):
             tables = (folder / f"live/plots/metrics/{key}.tsv" for folder in (out, whole))
             rows, alone = (
@@ -179,8 +179,8 @@ def bfloat16(monkeypatch, accelerate_forgets):
 def test_mixed_precision_is_used_each_time_and_leaves_the_model_as_it_was(tmp_path, bfloat16):
     model, seen = network(), []
     model[0].register_forward_hook(lambda module, x, y: seen.append(y.dtype))
-    for _ in range(2):
-        fit(model, loss_fn, out=tmp_path, **SETTINGS | dict(steps=2))
+    for name in ("first", "second"):
+        fit(model, loss_fn, out=tmp_path / name, **SETTINGS | dict(steps=2))
     assert seen == [torch.bfloat16] * 4
     assert model(torch.randn(16, 3)).dtype == torch.float32 and seen[-1] == torch.float32
 
@@ -191,7 +191,7 @@ def test_a_compiled_model_trains_as_a_plain_one(tmp_path, monkeypatch, accelerat
     accelerate_forgets()
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "aot_eager")  # as inductor, without a C++ compiler
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    again = fit(compiled, loss_fn, out=tmp_path, **SETTINGS | dict(steps=3))
+    again = fit(compiled, loss_fn, out=tmp_path / "compiled", **SETTINGS | dict(steps=3))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
     assert [row["loss"] for row in again] == pytest.approx([row["loss"] for row in history], rel=1e-5)
     assert list(compiled.state_dict()) == list(plain.state_dict())
@@ -213,7 +213,7 @@ def test_global_generator_is_put_back_and_does_not_matter(tmp_path):
         model = network()
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        fit(model, loss_fn, out=tmp_path, **SETTINGS)
+        fit(model, loss_fn, out=tmp_path / str(seed), **SETTINGS)
         assert torch.equal(before, torch.get_rng_state())
         results.append(model)
     assert equal(*results)
@@ -295,6 +295,37 @@ def test_checkpoint_of_other_settings_is_ignored_aloud(tmp_path, change):
     with pytest.warns(UserWarning, match=f"checkpoint.pt belongs to a run with .*{next(iter(change))}"):
         fit(model, loss_fn, out=tmp_path, **settings)
     assert equal(fresh, model)
+
+
+def test_a_training_that_has_ended_is_not_lost_before_its_weights_are_saved(tmp_path):
+    "Whatever comes next may fail: a second run finds all steps done, says so, and changes nothing."
+    first, second = network(), network()
+    histories = [fit(first, loss_fn, out=tmp_path, live=tmp_path / "live", **SETTINGS)]
+    record = {p.name: p.read_bytes() for p in (tmp_path / "live").rglob("*.*") if p.is_file()}
+
+    def never(model, generator, step):
+        raise AssertionError(f"step {step} is done again")
+
+    with pytest.warns(UserWarning, match="holds the end of this training"):
+        histories += [fit(second, never, out=tmp_path, live=tmp_path / "live", **SETTINGS)]
+    assert equal(first, second) and histories[0] == histories[1]
+    again = {p.name: p.read_bytes() for p in (tmp_path / "live").rglob("*.*") if p.is_file()}
+    assert {*record} == {*again} and record["metrics.json"] == again["metrics.json"]
+    assert done_before(tmp_path) == SETTINGS["steps"] and done_before(tmp_path / "nowhere") == 0
+
+
+def test_a_checkpoint_has_one_writer(tmp_path):
+    script = "import sys, time\nfrom debir_nb.disk import only_writer\nwith only_writer(sys.argv[1]): print(1, flush=True); time.sleep(60)"
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path / "checkpoint.pt"], stdout=subprocess.PIPE
+    )
+    other.stdout.readline()
+    with pytest.raises(ValueError, match=f"another process .number {other.pid}. is at it"):
+        fit(network(), loss_fn, out=tmp_path, **SETTINGS)
+    other.kill()
+    other.communicate()
+    fit(network(), loss_fn, out=tmp_path, **SETTINGS)  # a lock ends with its owner
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_same_settings_resume_without_a_warning(tmp_path):

@@ -4,13 +4,17 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'PREVIEWS', 'centre', 'seen_by_policy', 'Capture', 'choose_exposures', 'warm_up', 'manifest', 'write_manifest',
-           'save_capture', 'prepare_folder', 'check_frame', 'capture', 'plot_timeline']
+           'save_frame', 'save_rest', 'another_folder', 'is_manifest', 'prepare_folder', 'check_frame', 'capture',
+           'plot_timeline']
 
 # %% ../../nbs/cameras/60_capture.ipynb #02-35-capture-burst
+import itertools
 import json
+import math
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,7 +36,7 @@ from debir_nb.cameras.protocol import (
     to_shots,
 )
 from ..core import PREVIEW_GAP, PREVIEW_TIME
-from ..disk import atomic
+from ..disk import atomic, only_writer
 from ..light.dng import RawPhoto, normalise
 from ..light.motion import measured_brightness, motion_magnitude
 from ..light.raw import CameraColour
@@ -103,10 +107,18 @@ def choose_exposures(
     taken: Capture,  # with its two previews; the choice is written into it
     policy: Policy,  # such as BAENet, in evaluation mode
 ) -> None:
-    "Motion, gain and exposure times from two previews (paper, Sec. 4.1), and the time that it took."
+    """Motion, gain and exposure times from two previews (paper, Sec. 4.1), and the time that it took.
+    `ValueError` when the policy answers what cannot be an exposure time.
+    """
     begun = time.perf_counter()
     preview, gain, motion = seen_by_policy(*taken.previews)
-    exposures = policy(preview, gain, motion)[0].tolist()
+    answer = torch.as_tensor(policy(preview, gain, motion))
+    exposures = answer[0].tolist() if answer.ndim == 2 else []
+    if not (exposures and all(0 < t < math.inf for t in exposures)):
+        raise ValueError(
+            f"the policy answers the exposure times {exposures} s, which cannot be: its weights are damaged,"
+            " or the previews are not what it knows"
+        )
     taken.seconds = time.perf_counter() - begun
     taken.gain, taken.motion, taken.wanted = gain.item(), motion.item(), exposures
     taken.value = taken.previews[-1].achieved.value
@@ -186,32 +198,74 @@ def write_manifest(
         temporary.write_text(json.dumps(manifest(taken), indent=1) + "\n")
 
 # %% ../../nbs/cameras/60_capture.ipynb #22-35-capture-burst
-def save_capture(
+def save_frame(
+    folder: Path,  # of the capture
+    number: int,  # of the frame, from 1
+    frame: RawFrame,  # as it came
+) -> None:
+    "Write one frame, and the camera's own file where it makes one."
+    if frame.file is not None:
+        with atomic(folder / "originals" / f"frame_{number}{frame.suffix}") as temporary:
+            temporary.write_bytes(frame.file)
+    write_photo(folder / f"frame_{number}.dng", frame.photo)
+
+# %% ../../nbs/cameras/60_capture.ipynb #22a-35-capture-burst
+def save_rest(
     folder: Path,  # of the capture
     taken: Capture,  # whole or not
+    saved: list[Future],  # of each frame
 ) -> None:
-    "Write everything that was taken, the manifest last."
+    """When all frames are written, the previews, and the manifest last: it lists what is on disk. The error
+    of the first frame that could not be written is raised.
+    """
+    failed = [job.exception() for job in saved]
+    if any(failed):
+        taken.frames = taken.frames[: next(i for i, error in enumerate(failed) if error)]
+        taken.error = taken.error or f"frame {len(taken.frames) + 1} could not be written"
     for name, frame in zip(PREVIEWS, taken.previews):
         write_photo(folder / "previews" / name, frame.photo)
-    for i, frame in enumerate(taken.frames):
-        write_photo(folder / f"frame_{i + 1}.dng", frame.photo)
-        if frame.file is not None:
-            with atomic(folder / "originals" / f"frame_{i + 1}{frame.suffix}") as temporary:
-                temporary.write_bytes(frame.file)
     write_manifest(folder, taken)
+    for error in filter(None, failed):
+        raise error
 
 # %% ../../nbs/cameras/60_capture.ipynb #23-35-capture-burst
+def another_folder(
+    folder: Path,  # that is taken
+) -> Path:  # that is not
+    "A name for a user who needs one."
+    return next(
+        free for i in itertools.count(2) if not (free := folder.with_name(f"{folder.name}-{i}")).exists()
+    )
+
+# %% ../../nbs/cameras/60_capture.ipynb #23a-35-capture-burst
+def is_manifest(
+    path: Path,  # of a file
+) -> bool:  # whether
+    "Whether a file is the manifest of a capture, which may be replaced. A web app has one of that name, too."
+    try:
+        said = json.loads(path.read_text()) if path.is_file() and path.stat().st_size < 2**24 else None
+    except (ValueError, RecursionError, OSError):
+        return False
+    return isinstance(said, dict) and str(said.get("made_by")).startswith("debir_nb ")
+
+# %% ../../nbs/cameras/60_capture.ipynb #23b-35-capture-burst
 def prepare_folder(
     folder: str | os.PathLike,  # for one capture
-) -> Path:  # existing, writable, without a capture in it; the manifest of one that took nothing may be there
-    """Make the folder of a capture. `ValueError` when it holds one already, or nothing can be written there:
-    better now than with a burst in memory.
+) -> Path:  # existing, writable, without a frame in it; the manifest of one that took nothing may be there
+    """Make the folder of a capture. `ValueError` when it holds frames already, or a manifest of somebody
+    else, or nothing can be written there: better now than with a burst in memory.
     """
     folder = Path(folder)
-    if any((folder / name).exists() for name in ("previews", "frame_1.dng")):
-        raise ValueError(f"{folder} holds a capture already: choose another folder")
+    manifest, free = folder / "manifest.json", another_folder(folder)
+    if any(folder.glob("frame_*")) or (folder / "originals").exists():
+        raise ValueError(f"{folder} holds a capture already: choose another folder, such as {free}")
+    if os.path.lexists(manifest) and not is_manifest(manifest):
+        raise ValueError(
+            f"{manifest} was written by another program and is kept: choose another folder, such as {free}"
+        )
+    begun = "it was begun and is not finished: the frames that are in the folder are whole"
     try:
-        write_manifest(folder, Capture("none yet", error="the camera was not reached"))
+        write_manifest(folder, Capture("none yet", error=begun))
     except OSError as e:
         raise ValueError(f"{folder} cannot be written ({e.strerror}): choose another folder") from e
     return folder
@@ -235,6 +289,30 @@ def check_frame(
             " is still on, or allow the difference with tolerance=None"
         )
 
+# %% ../../nbs/cameras/60_capture.ipynb #26a-35-capture-burst
+def _take(
+    camera: Camera,  # not yet entered
+    policy: Policy,  # chooses the exposure times
+    taken: Capture,  # everything is written into it
+    tolerance: float | None,  # EV
+    timeout: float,  # s
+    ready: Callable,  # called just before the burst
+    keep: Callable,  # (number, frame), called for each frame
+) -> None:
+    "Meter, preview, choose, shoot."
+    with camera:
+        taken.camera = camera.capabilities.name
+        shot = auto_exposure(camera, timeout=timeout)
+        taken.previews += [camera.preview(shot, timeout) for _ in range(2)]
+        choose_exposures(taken, policy)
+        taken.shots = to_shots(taken.wanted, taken.value, camera.capabilities, tolerance)
+        ready()
+        taken.moment = time.monotonic()
+        for frame in camera.burst(taken.shots, timeout):
+            taken.frames.append(frame)
+            keep(len(taken.frames), frame)
+            check_frame(taken, tolerance)
+
 # %% ../../nbs/cameras/60_capture.ipynb #27-35-capture-burst
 def capture(
     camera: Camera,  # not yet entered
@@ -247,29 +325,27 @@ def capture(
     ready: Callable = lambda: None,
 ) -> Capture:  # complete
     """Meter, preview, choose, shoot, keep. `CameraError` (its notes say what was kept) and `ValueError` for
-    what went wrong; the camera is released in any case (paper, Fig. 1).
+    what went wrong, `OSError` when a frame cannot be written; the camera is released in any case (paper,
+    Fig. 1).
     """
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"timeout is {timeout} s: give how long a frame may take beyond its exposure")
     warm_up(policy)
-    folder, taken = prepare_folder(folder), Capture("none yet")
-    try:
-        with camera:
-            taken.camera = camera.capabilities.name
-            shot = auto_exposure(camera, timeout=timeout)
-            taken.previews += [camera.preview(shot, timeout) for _ in range(2)]
-            choose_exposures(taken, policy)
-            taken.shots = to_shots(taken.wanted, taken.value, camera.capabilities, tolerance)
-            ready()
-            taken.moment = time.monotonic()
-            for frame in camera.burst(taken.shots, timeout):
-                taken.frames.append(frame)
-                check_frame(taken, tolerance)
-    except BaseException as e:
-        taken.error = f"{type(e).__name__}: {e}"
-        if taken.previews:
-            e.add_note(f"{len(taken.frames)} frames are kept in {folder}, with a manifest that says so")
-        raise
-    finally:
-        save_capture(folder, taken)
+    with only_writer(Path(folder, "manifest.json"), str(folder)), ThreadPoolExecutor(1) as disk:
+        folder, taken, saved = prepare_folder(folder), Capture("none yet"), []
+
+        def keep(number, frame):
+            saved.append(disk.submit(save_frame, folder, number, frame))
+
+        try:
+            _take(camera, policy, taken, tolerance, timeout, ready, keep)
+        except BaseException as e:
+            taken.error = f"{type(e).__name__}: {e}"
+            if taken.previews:
+                e.add_note(f"{len(taken.frames)} frames are kept in {folder}, with a manifest that says so")
+            raise
+        finally:
+            save_rest(folder, taken, saved)
     return taken
 
 # %% ../../nbs/cameras/60_capture.ipynb #29-35-capture-burst

@@ -11,6 +11,7 @@ __all__ = ['RESTORED', 'UPRIGHT', 'write_photo', 'was_restored', 'raw_files', 'c
 import json
 import mmap
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,25 @@ def was_restored(
     except (OSError, ValueError):  # absent, empty, or no file of ours
         return False
 
+# %% ../../nbs/cameras/50_files.ipynb #06b-34-restore-files
+def _unfinished(
+    manifest: Path,  # of a capture
+) -> list[Path]:  # frames; none when the manifest lists all that there are
+    "The frames of a capture that was killed: they are there, and the manifest could not list them any more."
+    try:
+        said = json.loads(manifest.read_text())
+        listed = [row["file"] for row in said["frames"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []  # `_listed` says it
+    found = sorted(manifest.parent.glob("frame_*.dng"), key=natural)
+    if said.get("complete", True) or len(found) <= len(listed):
+        return []
+    warnings.warn(
+        f"{manifest} says: {said.get('error')}. The {len(found)} frames that are there are taken",
+        stacklevel=3,
+    )
+    return found
+
 # %% ../../nbs/cameras/50_files.ipynb #07-34-restore-files
 def raw_files(
     folder: str | os.PathLike,  # that holds one burst
@@ -119,7 +139,7 @@ def raw_files(
         raise ValueError(f"{folder} is not a folder: give the one that holds the RAW files of one burst")
     listed = folder / "manifest.json"
     if listed.is_file():
-        found, why = _listed(listed), "its manifest lists none"
+        found, why = _unfinished(listed) or _listed(listed), "its manifest lists none"
     else:
         files = [p for p in folder.iterdir() if p.suffix.lower() in RAWS and p.name[0] != "." and p.is_file()]
         found, why = [p for p in files if not was_restored(p)], f"no RAW files ({', '.join(RAWS)})"

@@ -62,7 +62,12 @@ def main(
     args = command_line().parse_args(argv)
     try:
         ACTIONS[args.command](args)
-    except (ValueError, FileNotFoundError) as error:
+    except KeyboardInterrupt:
+        raise SystemExit("\nstopped; run the same command again: it goes on where it was") from None
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+        raise SystemExit(f"error: {what}") from None
+    except ValueError as error:
         raise SystemExit(f"error: {error}") from None
 
 # %% ../../nbs/pipeline/90_main.ipynb #30-18-pipeline

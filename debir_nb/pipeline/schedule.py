@@ -17,6 +17,9 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ..disk import only_writer
+from .run import STARTED_BY, on_sigterm
+
 # %% ../../nbs/pipeline/30_schedule.ipynb #22b-18-pipeline
 def needs_of(
     repo,  # dvc.repo.Repo
@@ -91,6 +94,7 @@ def repro_stage(
     name: str,  # of the stage
     threads: int,  # for its arithmetic
     folder: Path,  # the project's root
+    running: set[subprocess.Popen],  # holds its process as long as it runs
 ) -> None:
     """Run one stage by DVC, while others do. What it prints goes to a file in `runs/`; `SystemExit` names it
     when the stage fails.
@@ -98,14 +102,17 @@ def repro_stage(
     log, began = folder / "runs" / f"{name}.log", time.monotonic()
     log.parent.mkdir(exist_ok=True)
     with log.open("w") as out:
-        ended = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name],
             cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            env=os.environ | {"OMP_NUM_THREADS": str(threads), STARTED_BY: str(os.getpid())},
             stdout=out,
             stderr=subprocess.STDOUT,
         )
-    if ended.returncode:
+        running.add(process)
+        process.wait()
+        running.discard(process)
+    if process.returncode:
         raise SystemExit(f"{name} failed: read {log.relative_to(folder)}")
     tqdm.write(f"{name}: {(time.monotonic() - began) / 60:.1f} min")
 
@@ -116,7 +123,20 @@ def repro(
     folder: Path,  # the project's root
 ) -> None:
     """What `dvc repro` does, several stages at a time. `SystemExit` when one fails; run again, finished
-    stages are not repeated, and training goes on where it was.
+    stages are not repeated, and training goes on where it was. `ValueError` when another process does so.
     """
+    if not (jobs >= 1):
+        raise ValueError(f"jobs is {jobs}: give 1 or more")
     threads = max(1, len(os.sched_getaffinity(0)) // jobs) if hasattr(os, "sched_getaffinity") else 1
-    side_by_side(stale_stages(folder, targets), lambda name: repro_stage(name, threads, folder), jobs)
+    running = set()
+
+    def stop():
+        for process in list(running):
+            process.terminate()  # its stage notices, and ends
+        raise KeyboardInterrupt
+
+    def one(name):
+        repro_stage(name, threads, folder, running)
+
+    with only_writer(folder / "runs" / "repro", "the stages of this project"), on_sigterm(stop):
+        side_by_side(stale_stages(folder, targets), one, jobs)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..closure import entry_of, imported, named
-from ..disk import load_weights
+from ..disk import load_weights, read_tensors
 from .protocol import Policy
 from .words import LEARNED, POLICIES
 
@@ -56,7 +56,9 @@ def load_policy(
         raise ValueError(f"{path} does not exist: run the stage that writes it, or pull it")
     if policy is not None:
         return load_weights(policy, path).eval().requires_grad_(False).to(device)
-    exposures = torch.load(path, weights_only=True)
+    exposures = read_tensors(path)
+    if not (torch.is_tensor(exposures) and exposures.ndim == 1):
+        raise ValueError(f"{path} holds no exposures: run the stage search_fixed again")
     if len(exposures) != n_frames:
         raise ValueError(
             f"{path} holds exposures for {len(exposures)} frames, n_frames is {n_frames}: run the stage"

@@ -38,9 +38,18 @@ def check_inputs(
             "preview is None: this policy looks at the preview; take one, or choose a policy that needs none,"
             " such as a bracket"
         )
+    if not torch.is_tensor(preview):
+        raise ValueError(f"preview is of type {type(preview).__name__}: give a tensor")
     if not (preview.ndim == 4 and preview.shape[1] == channels):
         raise ValueError(f"preview has shape {tuple(preview.shape)}: this policy takes (b, {channels}, h, w)")
+    if not (preview.is_floating_point() and preview.numel()):
+        raise ValueError(
+            f"preview has shape {tuple(preview.shape)} and type {preview.dtype}: give values in [0, 1], at"
+            " least one"
+        )
     for name, x in (("gain", gain), ("motion", motion)):
+        if not torch.is_tensor(x):
+            raise ValueError(f"{name} is of type {type(x).__name__}: pass a tensor, one number per preview")
         if x.shape != preview.shape[:1]:
             raise ValueError(
                 f"{name} has shape {tuple(x.shape)}: pass one number per preview, shape ({len(preview)},)"

@@ -6,6 +6,8 @@
 __all__ = ['Fixed', 'bracket', 'random_exposures', 'Random']
 
 # %% ../../nbs/policies/20_rules.ipynb #02-13-policies
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,7 +25,10 @@ class Fixed:
         exposures: Float[Tensor, "n"],  # t_i, s; 0: not taken
         limits: Limits = Limits(),  # that they must obey
     ) -> None:
-        "`ValueError` when the times do not obey the limits."
+        "`ValueError` when the times do not obey the limits, or are no list of times."
+        if not (torch.is_tensor(exposures) and exposures.ndim == 1):
+            said = tuple(exposures.shape) if torch.is_tensor(exposures) else type(exposures).__name__
+            raise ValueError(f"exposures is {said}: give a tensor (n,) of times in s")
         check_exposures(exposures[None], limits)
         self.exposures = exposures
 
@@ -44,10 +49,23 @@ def bracket(
     """Exposure bracketing: linear from t_min, summing to the budget, {8, 24, 40, 56} ticks for n = 4 (paper,
     Sec. 6.1 and 6.3). `ValueError` for n < 2.
     """
-    if n_frames < 2:
+    if not (isinstance(n_frames, int) and n_frames >= 2):
         raise ValueError(f"n_frames is {n_frames}: a bracket needs at least two frames")
     rise = 2 * (limits.budget(n_frames) / n_frames - limits.t_min) / (n_frames - 1)
     return Fixed(limits.t_min + rise * torch.arange(n_frames), limits)
+
+# %% ../../nbs/policies/20_rules.ipynb #10a-13-policies
+def _tilt(
+    ticks: Float[Tensor, "k"],  # that may be drawn
+    mean: float,  # wanted, between the first and the last
+) -> float:  # theta, per tick
+    r"Weights $e^{-\theta t}$ with this mean, by bisection."
+    low, high = 0.0, 64.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        share = torch.softmax(-middle * ticks.double(), 0)
+        low, high = (middle, high) if share @ ticks.double() > mean else (low, middle)
+    return high
 
 # %% ../../nbs/policies/20_rules.ipynb #11-13-policies
 def random_exposures(
@@ -57,12 +75,29 @@ def random_exposures(
     limits: Limits = Limits(),  # that they obey
 ) -> Float[Tensor, "b n"]:  # t_i, s
     """Whole ticks from t_min to t_max per frame, independent but for the budget: a burst over it is drawn
-    again (paper, Sec. 5.2).
+    again (paper, Sec. 5.2). `ValueError` when no burst is within the budget.
     """
+    if not (isinstance(batch, int) and batch >= 0):
+        raise ValueError(f"batch is {batch}: give the number of bursts")
     low, high, most = (round(t / FRAME_TIME) for t in (limits.t_min, T_MAX, limits.budget(n_frames)))
+    if not low * n_frames <= most:
+        raise ValueError(
+            f"limits allow {most} ticks for {n_frames} frames of at least {low}: raise t_u, or lower t_min or"
+            " n_frames"
+        )
+    values = torch.arange(low, high + 1).float()
+    rare = (values.mean() - most / n_frames) * math.sqrt(n_frames) > 1.5 * values.std()
+    theta = _tilt(values, most / n_frames) if rare else 0.0
     kept = torch.zeros(0, n_frames)
     while len(kept) < batch:
-        ticks = torch.randint(low, high + 1, (4 * batch, n_frames), generator=generator).float()
+        if rare:
+            share = torch.softmax(-theta * values, 0)
+            drawn = torch.multinomial(share, 4 * batch * n_frames, True, generator=generator)
+            ticks = values[drawn].view(4 * batch, n_frames)
+            chance = torch.exp(theta * (ticks.sum(1) - most))
+            ticks = ticks[torch.rand(4 * batch, generator=generator) < chance]
+        else:
+            ticks = torch.randint(low, high + 1, (4 * batch, n_frames), generator=generator).float()
         kept = torch.cat([kept, ticks[ticks.sum(1) <= most]])
     return kept[:batch] * FRAME_TIME
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..closure import entry_of, imported
-from ..disk import read_tensors, set_weights
+from ..disk import read_weights, set_weights
 from .protocol import RestorerNet
 from .words import RESTORERS
 
@@ -22,24 +22,29 @@ def fresh_restorer(
     features: int,  # channels inside
 ) -> RestorerNet:  # untrained
     "A restorer at the beginning of its training. `ValueError` for an unknown word or sizes it cannot have."
-    return imported(entry_of(word, RESTORERS, "restorer")).fresh(n_frames, features)
+    kind = imported(entry_of(str(word), RESTORERS, "restorer"))
+    if not hasattr(kind, "fresh"):
+        raise ValueError(f"restorer is {word!r}, which is none: name a class of RestorerNet")
+    return kind.fresh(n_frames, features)
 
 # %% ../../nbs/restorers/90_by_name.ipynb #08-restorers-by-name
 def load_restorer(
     path: Path,  # a file by `save_weights`
     device: torch.device | str = "cpu",  # where to
 ) -> RestorerNet:  # in evaluation mode
-    """The restorer that a file holds. `ValueError` when the file is missing, truncated, or its weights do not
+    """The restorer that a file holds. `ValueError` when the file is missing, damaged, or its weights do not
     fit the class that it names.
     """
-    state = read_tensors(Path(path))
-    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
-        raise ValueError(f"{path} holds no dictionary of weights: give a file by save_weights")
-    letters = state.get("_extra_state")
-    word = "burstormer" if letters is None else bytes(letters.tolist()).decode()
+    state = read_weights(path)
+    letters = state.get("_extra_state", torch.tensor(list(b"burstormer"), dtype=torch.uint8))
     try:
-        network = imported(entry_of(word, RESTORERS, "restorer")).of_weights(state)
-    except ValueError as e:
+        if letters.dtype != torch.uint8 or letters.ndim != 1 or len(letters) > 200:
+            raise ValueError("its name is none")
+        kind = imported(entry_of(bytes(letters.tolist()).decode(errors="replace"), RESTORERS, "restorer"))
+        if not (isinstance(kind, type) and issubclass(kind, RestorerNet)):
+            raise ValueError(f"{kind} is no restorer")
+        network = kind.of_weights(state)
+    except (ValueError, TypeError, LookupError, RuntimeError) as e:  # sizes that no network has
         raise ValueError(f"{path} does not hold a restorer: {e}") from e
     set_weights(network, state, Path(path))
     return network.eval().to(device)

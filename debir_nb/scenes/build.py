@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from ..closure import closure, package
 from ..core import FRAME_TIME, generator
-from ..disk import atomic, fingerprint
+from ..disk import atomic, clear_begun, fingerprint, only_writer
 from ..light.footage import Clip, raw_light
 from ..light.interpolation import Interpolator
 from ..light.motion import motion_magnitude
@@ -253,7 +253,7 @@ def build_scenes(
     workers: int = 1,  # processes that share the clips
 ) -> None:
     """Interpolate, unprocess and store every scene of a plan; an interrupted build is continued (paper, Sec.
-    5.1). `ValueError` when the disk is too small.
+    5.1). `ValueError` when the disk is too small, or another process builds the same.
     """
     folder = Path(folder)
     begun = folder.with_name(f".{folder.name}.begun")
@@ -264,13 +264,14 @@ def build_scenes(
     build = partial(_build_clip, begun=begun, n_ticks=n_ticks, code=code)
     wanted, rows = [[scene for scene in plan if scene.clip == clip.name] for clip in clips], {}
     with (
+        only_writer(begun, str(folder), patience=5),
         _pool(workers) as run,
         tqdm(total=len(plan), desc="scenes", unit="scene", delay=5, mininterval=1) as bar,
     ):
         for built in run(build, clips, wanted):
             rows |= {(row["split"], row["row"]): row for row in built}
             bar.update(len(built))
-    _finish(begun, [rows[scene.split, scene.row] for scene in plan], folder)
+        _finish(begun, [rows[scene.split, scene.row] for scene in plan], folder)
 
 # %% ../../nbs/scenes/40_build.ipynb #50-16-scenes
 def _finish(
@@ -279,6 +280,8 @@ def _finish(
     folder: Path,  # what it will be called
 ) -> None:
     "Write the manifest, remove the notes and whatever no scene needs, and give the folder its name."
+    for split in SPLITS:
+        clear_begun(begun / split)
     places = [Path(row["split"], f"{row['row']:05d}.npy") for row in rows]
     wanted = {*places, *map(sums_beside, places)}
     for file in [p for p in begun.rglob("*") if p.is_file()]:

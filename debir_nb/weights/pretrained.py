@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..closure import package
-from ..disk import atomic, read_tensors, set_weights
+from ..disk import atomic, read_weights, set_weights, write_sum
 from ..policies.baenet import BAENet
 from ..restorers.by_name import load_restorer
 from ..restorers.protocol import RestorerNet
@@ -43,7 +43,9 @@ def ship(
     network: nn.Module,  # on any device
     path: str | os.PathLike,  # the file, whole or not at all; its folder is made
 ) -> None:
-    "Write weights at half the size. `ValueError` when one of them is too large for half precision."
+    """Write weights at half the size, and their SHA-256 beside them, which is looked at whenever they are
+    loaded. `ValueError` when one of them is too large for half precision.
+    """
     state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     for name, value in state.items():
         if not (value.is_floating_point() and value.ndim > 1):
@@ -55,16 +57,19 @@ def ship(
             )
     with atomic(path) as tmp:
         torch.save(state, tmp)
+    write_sum(path)
 
 # %% ../../nbs/weights/20_pretrained.ipynb #10-19a-pretrained
 def load_baenet(
     path: Path,  # a file by `save_weights`
 ) -> BAENet:  # in evaluation mode, on the CPU
     "BAENet of the sizes of its weights. `ValueError` when the file is damaged or does not hold BAENet."
-    state = read_tensors(path)
+    state = read_weights(path)
     last, first = "mobilenet.classifier.1.weight", "mobilenet.features.0.0.weight"
-    if not isinstance(state, dict) or not {last, first} <= state.keys():
+    if not {last, first} <= state.keys():
         raise ValueError(f"{path} does not hold BAENet: {last} or {first} is missing; make it again")
+    if state[last].ndim != 2 or state[first].ndim != 4:
+        raise ValueError(f"{path} does not hold BAENet: {last} or {first} has another rank; make it again")
     network = BAENet(len(state[last]) - 1, state[first].shape[1] - 2)
     set_weights(network, state, path)
     return network.eval()

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core import check_finite
+from ..disk import check_parts
 from ..light.raw import CameraColour, apply_matrix, demosaic
 from ..policies.baenet import BAENet, published_exposures
 from ..restorers.burstormer import Burstormer
@@ -47,6 +48,7 @@ def read_state_dict(
     if not Path(path).is_file():
         raise ValueError(f"path is {path}: there is no such file")
     try:
+        check_parts(Path(path))
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # a damaged pickle may fail in any way
         raise ValueError(
