@@ -256,9 +256,10 @@ def places(
     path: Path2D,  # of a camera
     size: tuple[int, int],  # height and width of the picture, px
     exposure: float,  # t_e, s
-    start: float = 0.0,  # t_f, of the first row, s
+    start: float = 0.0,  # t_f, t_1 of the first row, s
     readout: float = 0.0,  # t_r, from the first row to past the last, s
     instants: int = 16,  # evenly over the exposure
+    gap: float = 0.0,  # from what the sharp picture shows to the exposure's beginning, s
 ) -> Iterator[Float64[np.ndarray, "h w 2"]]:  # column and row of the sharp picture, px, at every instant
     "Where each pixel looks while it is exposed (LSD2, Eq. 2)."
     h, w = size
@@ -266,7 +267,7 @@ def places(
     x, y = np.meshgrid(np.arange(w) - (w - 1) / 2, np.arange(h) - (h - 1) / 2)
     pixels = np.stack([x, y, np.ones_like(x)], -1)
     for j in range(instants):
-        looks = np.linalg.solve(path(begun), path(begun + (j + 0.5) / instants * exposure))
+        looks = np.linalg.solve(path(begun), path(begun + gap + (j + 0.5) / instants * exposure))
         there = pixels @ np.swapaxes(looks, -1, -2)
         yield there[..., :2] / there[..., 2:] + [(w - 1) / 2, (h - 1) / 2]
 
@@ -289,10 +290,14 @@ def blurred(
     exposure: float,  # t_e, s
     start: float = 0.0,  # t_f, of the first row, s
     readout: float = 0.0,  # t_r, from the first row to past the last, s
+    gap: float = 0.0,  # from t_1 to the exposure's beginning, s; half an exposure less: blur to both sides
 ) -> Float32[np.ndarray, "h w c"]:  # linear, not clipped
-    "The picture as a long exposure sees it; beyond its border it is mirrored (LSD2, Sec. 3.1.3)."
-    instants, total = enough_instants(path, picture.shape[:2], exposure, start), np.zeros_like(picture)
-    for there in places(path, picture.shape[:2], exposure, start, readout, instants):
+    """The picture of t_1 as a long exposure sees it; beyond its border it is mirrored (LSD2, Secs. 3.1.3 and
+    3.1.4).
+    """
+    size, total = picture.shape[:2], np.zeros_like(picture)
+    instants = enough_instants(path, size, exposure, start + gap)
+    for there in places(path, size, exposure, start, readout, instants, gap):
         at = there.astype(np.float32)
         # bilinear: cubic overshoots beside lights
         view = cv2.remap(picture, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
