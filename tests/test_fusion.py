@@ -53,7 +53,9 @@ def test_levels_are_those_of_opencv(size):
     smaller = half(x)
     for picture, less in zip(x.flatten(0, 1).numpy(), smaller.flatten(0, 1).numpy()):
         assert np.abs(cv2.pyrDown(picture) - less).max() < 1e-6
-        assert np.abs(cv2.pyrUp(less, dstsize=size[::-1]) - twice(torch.tensor(less), size).numpy()).max() < 1e-6
+        assert (
+            np.abs(cv2.pyrUp(less, dstsize=size[::-1]) - twice(torch.tensor(less), size).numpy()).max() < 1e-6
+        )
 
 
 def test_axes_are_mirrored_and_each_is_halved_alone():
@@ -67,7 +69,9 @@ def test_axes_are_mirrored_and_each_is_halved_alone():
 def test_gradients_are_exact_and_finite_where_a_root_is_at_nought():
     x = torch.rand(1, 2, 3, 7, 10, dtype=torch.float64, generator=generator(3)).requires_grad_()
     assert torch.autograd.gradcheck(exposure_fusion, x, atol=1e-5)
-    grey = torch.rand(1, 2, 1, 9, 9, generator=generator(4)).expand(-1, -1, 3, -1, -1).clone().requires_grad_()
+    grey = (
+        torch.rand(1, 2, 1, 9, 9, generator=generator(4)).expand(-1, -1, 3, -1, -1).clone().requires_grad_()
+    )
     exposure_fusion(grey).square().sum().backward()
     assert torch.isfinite(grey.grad).all() and grey.grad.abs().max() > 0
 
@@ -80,7 +84,9 @@ def test_the_better_exposed_one_is_taken():
     both = exposure_fusion(torch.stack([dark, bright], 1))[0]
     white = (bright[0].amin(0) > 0.999).float().mean(0) > 0.9
     assert white.any() and both[:, :, white].mean() < 0.8  # where the bright one is white, the dark one shows
-    assert both[:, :, :8].mean() > 1.3 * dark[0, :, :, :8].mean()  # and where the dark one is dark, the bright one
+    assert (
+        both[:, :, :8].mean() > 1.3 * dark[0, :, :, :8].mean()
+    )  # and where the dark one is dark, the bright one
 
 
 def photo(key=0, size=(320, 224)):

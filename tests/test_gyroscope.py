@@ -200,8 +200,7 @@ def test_a_recording_moves_a_photograph_as_the_hand_that_it_was_read_from():
     photo = np.random.default_rng(0).random((120, 160, 3)).astype(np.float32)
     photo = cv2.GaussianBlur(photo, (0, 0), 3)
     views = [
-        MovingPhotograph(photo, (64, 80), p, readout=0.02)(when)
-        for p, when in ((shake, 0.25), (path, 0.05))
+        MovingPhotograph(photo, (64, 80), p, readout=0.02)(when) for p, when in ((shake, 0.25), (path, 0.05))
     ]
     assert np.abs(views[0] - views[1]).max() < 0.005
     mirrored = GyroscopePath(Gyroscope(read.time, -read.rate), lens, 0.2)

@@ -85,7 +85,9 @@ def test_noise_is_poisson_of_each_frames_own_light_and_four_times_in_the_short_o
         assert found.var(1) == pytest.approx((worth * light).numpy(), rel=0.06)
     light = torch.full((1, 3, 128, 128), 0.05)
     few = counted(light, torch.tensor([0.025]), generator(4)) / 0.025  # two photons a pixel
-    assert (few == 0).float().mean().item() == pytest.approx(np.exp(-2), abs=0.01)  # a normal has no such zeros
+    assert (few == 0).float().mean().item() == pytest.approx(
+        np.exp(-2), abs=0.01
+    )  # a normal has no such zeros
 
 
 def test_light_is_blurred_before_it_is_cut_off_at_white():

@@ -47,8 +47,8 @@ def check_recording(
     if not (steps > 0).all():
         bad = int(np.argmax(steps <= 0))
         raise ValueError(
-            f"time runs backwards: {time[bad]} s is followed by {time[bad + 1]} s (sample {bad + 1}): sort the"
-            " recording, and leave out what is there twice"
+            f"time runs backwards: {time[bad]} s is followed by {time[bad + 1]} s (sample {bad + 1}): sort"
+            " the recording, and leave out what is there twice"
         )
     usual = np.median(steps)
     if not 1e-5 < usual < 0.2:
@@ -94,7 +94,7 @@ class Gyroscope:
         return k, time - self.time[k]
 
     def _since(self, k, rest):
-        "Angles turned in `rest` s after sample k, whose speed changes linearly: s times the mean of its ends."
+        "Angles turned in `rest` s after sample k: the speed changes linearly."
         slope = (self.rate[k + 1] - self.rate[k]) / (self.time[k + 1] - self.time[k])[..., None]
         return (self.rate[k] + slope * rest[..., None] / 2) * rest[..., None]
 

@@ -137,7 +137,7 @@ def load_published(
         if turned.shape != layer.weight.shape or bias.shape != layer.bias.shape:
             raise ValueError(
                 f"layer {k} has a kernel of {kernel.shape} and a bias of {bias.shape}: torch's would be"
-                f" {tuple(layer.weight.shape)} and {tuple(layer.bias.shape)}; give the weights in the order of use"
+                f" {tuple(layer.weight.shape)} and {tuple(layer.bias.shape)}; give them in the order of use"
             )
         layer.weight.data.copy_(turned)
         layer.bias.data.copy_(torch.tensor(bias))

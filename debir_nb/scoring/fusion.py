@@ -34,9 +34,9 @@ def laplacian(
 # %% ../../nbs/scoring/50_fusion.ipynb #07-fusion
 def mertens_weights(
     pictures: Float[Tensor, "b n 3 h w"],  # display values of n exposures, R, G, B, in [0, 1]
-    contrast: float = 1.0,  # power of each measure; 0: it is not asked
-    saturation: float = 1.0,
-    exposedness: float = 1.0,  # OpenCV's default is 0
+    contrast: float = 1.0,  # power of this measure; 0: it is not asked
+    saturation: float = 1.0,  # the same of colour
+    exposedness: float = 1.0,  # the same of being well exposed; OpenCV's default is 0
 ) -> Float[Tensor, "b n h w"]:  # above 0, not normalised
     "How much each pixel of each exposure is worth (Mertens et al. 2007, Sec. 3.1)."
     grey = torch.einsum("bnchw,c->bnhw", pictures, pictures.new_tensor(GREY))
@@ -99,9 +99,9 @@ def twice(
 # %% ../../nbs/scoring/50_fusion.ipynb #15-fusion
 def exposure_fusion(
     pictures: Float[Tensor, "b n 3 h w"],  # display values of n exposures, R, G, B, in [0, 1]
-    contrast: float = 1.0,  # power of each measure; 0: it is not asked
-    saturation: float = 1.0,
-    exposedness: float = 1.0,  # OpenCV's default is 0
+    contrast: float = 1.0,  # power of this measure; 0: it is not asked
+    saturation: float = 1.0,  # the same of colour
+    exposedness: float = 1.0,  # the same of being well exposed; OpenCV's default is 0
 ) -> Float[Tensor, "b 3 h w"]:  # display values; detail may leave [0, 1] slightly
     """Blend exposures scale by scale, differentiable. `ValueError` when there is nothing to blend, or the
     pictures are smaller than 2 x 2 px (Mertens et al. 2007).
@@ -129,11 +129,11 @@ CAST_WHITE = 0.95  # display value of the long frame above which nothing is know
 
 # %% ../../nbs/scoring/50_fusion.ipynb #22-fusion
 def tile_means(
-    short: Float[Tensor, "3 h w"],  # display values
-    long: Float[Tensor, "3 h w"],  # display values
-) -> tuple[Float[Tensor, "3 t"], Float[Tensor, "3 t"], Float[Tensor, "3 t"]]:  # linear, linear, 1
-    """Means of the short and of the long frame over tiles, of what is not white, and how much that is; 0 where
-    it is less than half. `ValueError` where the long one is white everywhere, or the short one black.
+    short: Float[Tensor, "c h w"],  # display values
+    long: Float[Tensor, "c h w"],  # display values
+) -> tuple[Float[Tensor, "c t"], Float[Tensor, "c t"], Float[Tensor, "c t"]]:  # linear, linear, 1
+    """Means of the short and of the long frame over tiles, of what is not white, and how much that is; 0
+    where it is less than half. `ValueError` where the long one is white everywhere, or the short one black.
     """
     tile = max(CAST_TILE, min(short.shape[-2:]) // 16)
     pool = lambda x: F.avg_pool2d(x, tile, ceil_mode=True, count_include_pad=False).flatten(1)
@@ -151,9 +151,9 @@ def tile_means(
 
 # %% ../../nbs/scoring/50_fusion.ipynb #23-fusion
 def fit_cast(
-    short: Float[Tensor, "3 h w"],  # display values
-    long: Float[Tensor, "3 h w"],  # display values
-) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:  # a and b, linear
+    short: Float[Tensor, "c h w"],  # display values
+    long: Float[Tensor, "c h w"],  # display values
+) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:  # a and b, linear
     "Brightness and lift of the short frame against the long one. `ValueError` as `tile_means`."
     y, x, share = tile_means(short, long)
     weight = share
