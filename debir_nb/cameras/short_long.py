@@ -448,7 +448,7 @@ def pair_options(
     parser.add_argument(
         "--models",
         metavar="DIR",
-        help="folder with pair.pt, a trained restorer of RAW pairs, by default that in $DEBIR_MODELS; else a merge",
+        help="folder with pair.pt, a trained restorer of RAW pairs; by default that in $DEBIR_MODELS",
     )
 
 # %% ../../nbs/cameras/55_pair_of_files.ipynb #43-pair-of-files
