@@ -28,7 +28,7 @@ from debir_nb.restorers.kernels import Kernels
 from debir_nb.weights.pretrained import NETWORKS, load_pretrained, network_files, ship
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ["cameras", "expose", "capture", "simulate", "restore", "export"]
+COMMANDS = ["cameras", "expose", "capture", "simulate", "restore", "export", "pair"]
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,9 @@ ELSEWHERE = {
         "test_v4l2.py::test_what_the_driver_does_not_tell_is_declared_in_the_address"
     ),
     "debir expose": "test_cli.py::test_the_manifest_of_a_capture_and_the_previews_that_expose_takes_agree",
+    "debir pair short.jpg long.jpg -o out.png": (
+        "test_pair_files.py::test_a_pair_is_better_than_either_frame"
+    ),
     "debir simulate": "test_cli.py::test_a_photograph_is_simulated_without_trained_networks",
     "make test": "test_front_door.py::test_the_targets_of_make_are_there",
     "make test-camera": "test_front_door.py::test_the_targets_of_make_are_there",

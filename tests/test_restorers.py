@@ -127,6 +127,7 @@ def spoilt(burst):
         ("kernels", 3, 1.5, True),
         ("kernels", 4, 2.5, False),
         ("noise_burstormer", 3, 1.5, False),
+        ("unet", 2, 1.5, True),
         ("debir_nb.yours.restorer:Residual", 4, 1.5, False),
     ],
 )

@@ -36,6 +36,7 @@ from debir_nb.cameras.files import (
     save_restored,
 )
 from .protocol import TOLERANCE, Camera, CameraError, NoCamera, RawFrame, choose
+from ..closure import imported
 from ..core import PREVIEW_GAP, PREVIEW_TIME, keep_memory
 from ..light.calibration import SENSORS
 from ..policies.baenet import BAENet, export_onnx
@@ -391,6 +392,20 @@ def _export_options(
     _shared_options(parser)
     parser.add_argument("out", type=Path, metavar="FILE", help=".onnx")
 
+# %% ../../nbs/cameras/90_command_line.ipynb #32a-pair
+def _pair_options(
+    parser: argparse.ArgumentParser,  # of `debir pair`
+) -> None:
+    "Its module is named, not imported: a stage that runs this module does not depend on it."
+    imported("debir_nb.cameras.short_long:pair_options")(parser)
+
+# %% ../../nbs/cameras/90_command_line.ipynb #32b-pair
+def _pair(
+    args: argparse.Namespace,  # see `cameras.short_long.pair_command`
+) -> None:
+    "`debir pair`"
+    imported("debir_nb.cameras.short_long:pair_command")(args)
+
 # %% ../../nbs/cameras/90_command_line.ipynb #23-37-command-line
 @dataclass(frozen=True)
 class Command:
@@ -433,6 +448,12 @@ COMMANDS = {
         _export_options,
         "BAENet for the ONNX runtimes of phones and cameras",
         "debir export baenet.onnx",
+    ),
+    "pair": Command(
+        _pair,
+        _pair_options,
+        "a short and a long exposure become one picture",
+        "debir pair short.jpg long.jpg -o out.png",
     ),
 }  # by name
 

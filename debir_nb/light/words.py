@@ -9,4 +9,5 @@ __all__ = ['SENSOR_WORDS']
 SENSOR_WORDS = {
     "equal_brightness": "debir_nb.light.sensor:EqualBrightness",
     "many_cameras": "debir_nb.light.sensor:ManyCameras",
+    "short_long": "debir_nb.light.pairs:ShortLongSensor",
 }  # word -> what makes it
