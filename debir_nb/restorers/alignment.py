@@ -316,7 +316,7 @@ def at_rest(
 @torch.no_grad()
 def displacements(
     burst: Burst,  # of any size
-) -> tuple[Float[Tensor, "b n 2 y x"], Float[Tensor, "b n y x"], Int[Tensor, "b"]]:
+) -> tuple[Float[Tensor, "b n 2 y x"], Float[Tensor, "b n y x"], Int[Tensor, "b"]]:  # see below
     """Where each frame shows what the anchor shows, the frame that knows most: x and y of each tile, packed
     px; their variances, packed px squared; and which frame is the anchor, displaced by 0.
     """
