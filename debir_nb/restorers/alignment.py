@@ -261,7 +261,8 @@ def least_squares(
 ) -> tuple[Float[Tensor, "b n 2 y x"], Float[Tensor, "b n y x"]]:  # what to add, px; its variance, px^2
     "The best step of every tile."
     xx, xy, yy, rx, ry = sums.unbind(2)
-    px, py = (to_others / UNITED**2).unbind(2)
+    # one that goes its own way, by pixels, is not held back
+    px, py = (to_others / (UNITED**2 * (1 + to_others.square().sum(2, keepdim=True)))).unbind(2)
     xx, yy, px, py = xx + UNITED**-2, yy + UNITED**-2, px - rx, py - ry
     determinant = xx * yy - xy**2
     step = torch.stack([yy * px - xy * py, xx * py - xy * px], 2)
