@@ -271,8 +271,11 @@ def test_a_stage_that_is_killed_says_so_in_one_sentence(project, tmp_path, by):
     assert not list((folder / "runs").glob(".*")) and not checkpoint.exists()
 
 
-def test_a_stage_has_one_runner_and_ends_with_dvc(project, tmp_path):
-    "DVC is killed alone, as for want of memory: its stage does not go on beside the next run."
+def test_a_stage_has_one_runner_and_ends_with_dvc(project, tmp_path, monkeypatch):
+    """DVC is killed alone, as for want of memory: its stage does not go on beside the next run, though a shell
+    stands between them that stays, as `sh` does.
+    """
+    monkeypatch.setenv("SHELL", "/bin/sh")
     folder = tmp_path / "project"
     shutil.copytree(project, folder, ignore=shutil.ignore_patterns("live", "runs"))
     set_params(folder / "params.yaml", ["pretrain.steps=300", "pretrain.batch=1"])

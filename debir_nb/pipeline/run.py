@@ -9,6 +9,7 @@ __all__ = ['FRIENDLY', 'FILES', 'STARTED_BY', 'stage_notebook', 'names', 'declar
 # %% ../../nbs/pipeline/20_run.ipynb #02-18-pipeline
 import ast
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -169,11 +170,15 @@ STARTED_BY = "DEBIR_STARTED_BY"  # environment variable: number of the process t
 
 # %% ../../nbs/pipeline/20_run.ipynb #30e-pipeline-20-run
 def starters() -> set[int]:  # numbers of processes
-    "Those without which a stage has no reason to go on: DVC, and what has started that. A shell may leave."
+    """Those without which a stage has no reason to go on: DVC, and what has started that. Between DVC and the
+    stage may stand a shell, which may leave.
+    """
     found = {int(os.environ[STARTED_BY])} if os.environ.get(STARTED_BY, "").isdigit() else set()
     with contextlib.suppress(OSError):  # a system without /proc
-        words = Path(f"/proc/{os.getppid()}/cmdline").read_text(errors="replace").split("\0")
-        found |= {os.getppid()} if "dvc" in [Path(word).name for word in words] else set()
+        shell = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()
+        for pid in (os.getppid(), int(shell[1])):
+            words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+            found |= {pid} if "dvc" in [Path(word).name for word in words] else set()
     return found
 
 # %% ../../nbs/pipeline/20_run.ipynb #30f-pipeline-20-run
@@ -236,6 +241,7 @@ def execute(
             f" happened: {copy.relative_to(root())}"
         ) from None
     except (DeadKernelError, KeyboardInterrupt):
+        logging.getLogger("asyncio").disabled = True  # the kernel's task has nobody left to tell of its end
         raise SystemExit(f"\n{stage} was killed; {again(run)}") from None
     except Exception as error:  # a full disk, a kernel that does not start, whatever papermill may meet
         why = " ".join(str(error).split()) or type(error).__name__
