@@ -11,4 +11,6 @@ RESTORERS = {
     "noise_burstormer": "debir_nb.restorers.noise_burstormer:NoiseBurstormer",
     "merge": "debir_nb.restorers.merge:Merge",
     "burstormer": "debir_nb.restorers.burstormer:Burstormer",
+    "kpn": "debir_nb.restorers.kernel_prediction:KPN",
+    "flow_kpn": "debir_nb.restorers.flow:FlowKPN",
 }  # word -> what makes it
