@@ -32,6 +32,7 @@ from ..light.calibration import SENSORS
 from ..policies.baenet import export_onnx
 from ..policies.protocol import Policy
 from ..policies.rules import bracket
+from ..weights.by_word import load_by_word
 from ..weights.pretrained import load_pretrained
 
 # %% ../../nbs/cameras/90_command_line.ipynb #05-37-command-line
@@ -184,14 +185,15 @@ def _simulate(
 
 # %% ../../nbs/cameras/90_command_line.ipynb #21-37-command-line
 def _restore(
-    args: argparse.Namespace,  # folder, out, sensor, memory
+    args: argparse.Namespace,  # folder, out, restorer, sensor, memory
 ) -> None:
     "`debir restore`"
     for path in args.out:
         if path.suffix.lower() not in (".dng", ".png"):
             raise ValueError(f"{path} ends in {path.suffix!r}: write .dng (RAW) or .png (sRGB)")
     keep_memory()
-    photos, (_, restorer) = read_burst(raw_files(args.folder)), load_pretrained(args.models)
+    photos, word = read_burst(raw_files(args.folder)), args.restorer
+    restorer = load_by_word(word, args.models) if word else load_pretrained(args.models)[1]
     for path in args.out:
         writable(path)
     noise = SENSORS[args.sensor].noise if args.sensor else None
@@ -329,6 +331,12 @@ def _restore_options(
         action="append",
         metavar="FILE",
         help=".dng (RAW) or .png (sRGB); may be given twice",
+    )
+    parser.add_argument(
+        "--restorer",
+        metavar="WORD",
+        help="what fuses the burst, such as kpn or merge; its weights are WORD.pt in the folder of --models, or"
+        " come with the package; by default restorer.pt",
     )
     parser.add_argument(
         "--sensor",

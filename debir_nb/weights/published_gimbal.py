@@ -73,6 +73,16 @@ def _sizes(
     return dict(n_frames=n_frames, features=len(first), channels=channels, taps=taps, reference=n_frames // 2)
 
 # %% ../../nbs/weights/15_published_gimbal.ipynb #12-published-gimbal
+def _mismatch(
+    network: KPN,  # of the sizes that the weights seem to have
+    weights: Mapping[str, Tensor],  # by our names
+) -> list[str]:  # names, sorted
+    "What is missing, unexpected or of another shape."
+    own = {name: value.shape for name, value in network.state_dict().items() if name != "_extra_state"}
+    theirs = {name: value.shape for name, value in weights.items()}
+    return sorted(name for name in own.keys() | theirs.keys() if own.get(name) != theirs.get(name))
+
+# %% ../../nbs/weights/15_published_gimbal.ipynb #13-published-gimbal
 def load_published_gimbal(
     path: str | os.PathLike,  # the authors' checkpoint
 ) -> tuple[KPN, Float[Tensor, "m"]]:  # the restorer, in evaluation mode; the shares of its shutter
@@ -98,13 +108,3 @@ def load_published_gimbal(
         raise ValueError(f"{path} does not hold Digital Gimbal's network: {e}") from e
     network.load_state_dict(weights)
     return network.eval(), shares
-
-# %% ../../nbs/weights/15_published_gimbal.ipynb #13-published-gimbal
-def _mismatch(
-    network: KPN,  # of the sizes that the weights seem to have
-    weights: Mapping[str, Tensor],  # by our names
-) -> list[str]:  # names, sorted
-    "What is missing, unexpected or of another shape."
-    own = {name: value.shape for name, value in network.state_dict().items() if name != "_extra_state"}
-    theirs = {name: value.shape for name, value in weights.items()}
-    return sorted(name for name in own.keys() | theirs.keys() if own.get(name) != theirs.get(name))
