@@ -335,8 +335,8 @@ def _restore_options(
     parser.add_argument(
         "--restorer",
         metavar="WORD",
-        help="what fuses the burst, such as kpn or merge; its weights are WORD.pt in the folder of --models, or"
-        " come with the package; by default restorer.pt",
+        help="what fuses the burst, such as kpn or merge; its weights are WORD.pt in the folder of --models,"
+        " or come with the package; by default restorer.pt",
     )
     parser.add_argument(
         "--sensor",

@@ -9,6 +9,7 @@ __all__ = ['LinearLight', 'linear_light']
 from dataclasses import dataclass
 
 import torch
+from fastcore.basics import patch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -33,26 +34,6 @@ class LinearLight(Light):
     def frame_exposure(self) -> Float[Tensor, "b"]:  # s
         "Samples are instants; see `Light`."
         return self.samples.new_zeros(len(self.samples))
-
-    def until(
-        self,
-        time: Float[Tensor, "b n"],  # s
-    ) -> Float[Tensor, "b n c h w"]:  # C(t), in units of E times intervals
-        "Running sum of light, differentiable in time. `ValueError` outside the film."
-        last, at = self.n_ticks - 1, time / self.interval
-        low, high = torch.stack([at.min(), at.max()]).tolist()
-        if not (low >= -1e-4 and high <= last + 1e-4):
-            raise ValueError(
-                f"the film lasts {last * self.interval * 1e3:g} ms, light from {low * self.interval * 1e3:.3f} to"
-                f" {high * self.interval * 1e3:.3f} ms is asked for: use a longer film or a shorter burst"
-            )
-        k = at.detach().floor().long().clamp(0, last - 1)
-        f = at - k
-        table = torch.cat([self.sums, self.samples], 1)
-        rows = torch.stack([k, k + last + 1, k + last + 2], -1)
-        rows = rows + table.shape[1] * torch.arange(len(k), device=k.device)[:, None, None]
-        weight = torch.stack([torch.ones_like(f), f - f.square() / 2, f.square() / 2], -1)
-        return weighted_planes(table.flatten(0, 1), rows, weight)
 
     def mean(
         self,
@@ -83,6 +64,28 @@ class LinearLight(Light):
         return LinearLight(self.samples.to(device), self.interval, self.sums.to(device))
 
 # %% ../../nbs/light/76_linear_light.ipynb #06-linear-light
+@patch
+def until(
+    self: LinearLight,
+    time: Float[Tensor, "b n"],  # s
+) -> Float[Tensor, "b n c h w"]:  # C(t), in units of E times intervals
+    "Running sum of light, differentiable in time. `ValueError` outside the film."
+    last, at = self.n_ticks - 1, time / self.interval
+    low, high = torch.stack([at.min(), at.max()]).tolist()
+    if not (low >= -1e-4 and high <= last + 1e-4):
+        raise ValueError(
+            f"the film lasts {last * self.interval * 1e3:g} ms, light from {low * self.interval * 1e3:.3f}"
+            f" to {high * self.interval * 1e3:.3f} ms is asked for: use a longer film or a shorter burst"
+        )
+    k = at.detach().floor().long().clamp(0, last - 1)
+    f = at - k
+    table = torch.cat([self.sums, self.samples], 1)
+    rows = torch.stack([k, k + last + 1, k + last + 2], -1)
+    rows = rows + table.shape[1] * torch.arange(len(k), device=k.device)[:, None, None]
+    weight = torch.stack([torch.ones_like(f), f - f.square() / 2, f.square() / 2], -1)
+    return weighted_planes(table.flatten(0, 1), rows, weight)
+
+# %% ../../nbs/light/76_linear_light.ipynb #07-linear-light
 def linear_light(
     samples: Float[Tensor, "b t c h w"],  # E, one every interval from time 0 on, linear
     interval: float,  # between samples, s
@@ -91,7 +94,8 @@ def linear_light(
     check_finite("samples", samples)
     if not (samples.shape[1] > 1 and interval > 0):
         raise ValueError(
-            f"{samples.shape[1]} samples {interval} s apart: give at least two, and an interval above 0"
+            f"samples hold {samples.shape[1]} instants {interval} s apart: give at least two, and an interval"
+            " above 0"
         )
     steps = (samples[:, 1:] + samples[:, :-1]) / 2
     return LinearLight(samples, interval, torch.cat([torch.zeros_like(samples[:, :1]), steps.cumsum(1)], 1))

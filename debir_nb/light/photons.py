@@ -66,8 +66,9 @@ class PhotonCamera:
 # KAYA JetCam19M, the camera of the published configuration
 KAYA = PhotonCamera(1e-5, 0.528236, 520e-9, 9.1723, 17.9, 12_273.8087, 0.067616, 10)
 PRNU = 0.022762  # of that camera, in the published configuration only: the paper leaves it out
-# FLIR BFS-U3-16S2M, of the outdoor experiment. The paper names it and gives no figures: these follow from what makers
-# state of its family of sensors (3.45 um, SNR 40.3 dB, range 71.3 dB at 12 bit), the efficiency is typical
+# FLIR BFS-U3-16S2M, of the outdoor experiment. The paper names it and gives no figures: these follow from
+# what makers state of its family of sensors (3.45 um, SNR 40.3 dB, range 71.3 dB at 12 bit); efficiency and
+# dark current are typical
 FLIR = PhotonCamera(3.45e-6, 0.62, 525e-9, 3.0, 2.9, 10_700.0, 0.38, 12)
 
 # %% ../../nbs/light/74_photons.ipynb #10-photons
@@ -110,8 +111,8 @@ def expose(
     generator: torch.Generator,  # source of everything random
     counts: Callable = gaussian_counts,  # (rate, generator) -> electrons
 ) -> Float[Tensor, "b n c h w"]:  # Y, in [0, 1]
-    """From mean electrons to numbers (Digital Gimbal, Eqs. 6 to 11). `ValueError` for light that is not finite
-    and for times that are not above 0.
+    """From mean electrons to numbers (Digital Gimbal, Eqs. 6 to 11). `ValueError` for light that is not
+    finite and for times that are not above 0.
     """
     check_finite("light", light)
     check_positive("times", times)
@@ -138,8 +139,8 @@ class PhotonSensor:
     def __post_init__(self):
         if not 0 < self.white <= self.camera.full_well:
             raise ValueError(
-                f"white is {self.white} e-, the full well {self.camera.full_well:g} e-: white must be above 0 and"
-                " fit into it; expose shorter or take less light"
+                f"white is {self.white} e-, the full well {self.camera.full_well:g} e-: white must be above 0"
+                " and fit into it; expose shorter or take less light"
             )
 
     def gains(
@@ -154,9 +155,8 @@ class PhotonSensor:
         self,
         gains: Float[Tensor, "b n"],  # g_i, 1
         times: Float[Tensor, "b n"],  # exposures, s
-    ) -> tuple[
-        Float[Tensor, "b n"], Float[Tensor, "b n"]
-    ]:  # shot (variance per unit signal), read (variance)
+        # shot (variance per unit signal), read (variance)
+    ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]:
         "Noise of every frame, in the unit of radiance; rounding counts as read noise."
         camera, share = self.camera, gains / self.white
         return share, share**2 * (camera.read**2 + camera.dark * times + 1 / (12 * camera.gain**2))

@@ -98,8 +98,8 @@ def relaxed_poisson(
         raise ValueError(f"rate holds {low}: a mean number of electrons cannot be negative")
     if not most + 5 * math.sqrt(most) <= bins - 1:
         raise ValueError(
-            f"rate holds {most:.1f}, above a table of {bins} bins: give at least {table_length(most)} bins, or"
-            " use relaxed_counts, which takes a Gaussian there"
+            f"rate holds {most:.1f}, above a table of {bins} bins: give at least {table_length(most)} bins,"
+            " or use relaxed_counts, which takes a Gaussian there"
         )
     return _Relaxed.apply(rate, tau, min(bins, table_length(most)), generator)
 
@@ -137,8 +137,8 @@ def temperature(
     seen: int,  # t, samples seen so far (not steps)
     total: int = 1_000_000,  # N, samples of the whole training
 ) -> float:  # tau, 1
-    """Of the relaxed count (Digital Gimbal, supplement B.1, for N = 10^6). `ValueError` for numbers below 0 or
-    no training.
+    """Of the relaxed count (Digital Gimbal, supplement B.1, for N = 10^6). `ValueError` for numbers below 0
+    or no training.
     """
     if not (seen >= 0 and total > 0):
         raise ValueError(f"seen is {seen} of {total}: samples seen cannot be negative, total must be above 0")

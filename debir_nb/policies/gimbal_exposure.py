@@ -39,8 +39,9 @@ class Shutter:
         left = self.total - n_frames * (self.shortest + self.readout)
         if not left > 0:
             raise ValueError(
-                f"total is {self.total * 1e3:g} ms: {n_frames} frames of at least {self.shortest * 1e3:g} ms and"
-                f" {n_frames} readouts of {self.readout * 1e3:g} ms do not fit; take fewer frames or more time"
+                f"total is {self.total * 1e3:g} ms: {n_frames} frames of at least {self.shortest * 1e3:g} ms"
+                f" and {n_frames} readouts of {self.readout * 1e3:g} ms do not fit; take fewer frames or more"
+                " time"
             )
         return left
 
@@ -75,7 +76,7 @@ def timeline(
 class GimbalCamera:
     "Film and exposures to a burst (Digital Gimbal, Sec. 4)."
 
-    shutter: Shutter = Shutter()
+    shutter: Shutter = Shutter()  # which shares the time
     sensor: Sensor = PhotonSensor()  # whose gain 1 is an exposure of all of the time
 
     def burst(
@@ -84,7 +85,7 @@ class GimbalCamera:
         exposures: Float[Tensor, "n"],  # t_i, s, the same for all scenes
         generator: torch.Generator,  # source of the noise
     ) -> Burst:  # n frames, equally bright
-        "A burst taken with these exposures. `ValueError` as `Shutter.spare`, and for light that ends too early."
+        "A burst taken with these exposures. `ValueError` as `Shutter.spare`, and for light that ends early."
         self.shutter.spare(len(exposures))
         scenes = len(light.frame_exposure)
         start, stop = (x.expand(scenes, -1) for x in self.shutter.timeline(exposures))

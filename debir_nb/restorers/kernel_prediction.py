@@ -103,7 +103,7 @@ class KPN(RestorerNet):
         taps: int = 5,  # width of a kernel, px, odd
         reference: int = 0,  # which frame the picture shows, from 0
     ):
-        "Untrained, it is the plain mean. `ValueError` for an even width, no frame or a reference that is none."
+        "Untrained, it is the plain mean. `ValueError` for an even width, no frame, no such reference."
         super().__init__()
         if not 0 <= reference < n_frames:
             raise ValueError(

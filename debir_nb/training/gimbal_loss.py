@@ -47,8 +47,8 @@ def annealing(
     seen: int,  # t, samples seen so far (not steps)
     total: int = 1_010_000,  # N, samples of the whole training
 ) -> float:  # beta alpha^t, 1
-    """Weight of the second picture (Digital Gimbal, Eq. 18 and supplement B.1). `ValueError` for numbers below
-    0 or no training.
+    """Weight of the second picture (Digital Gimbal, Eq. 18 and supplement B.1). `ValueError` for numbers
+    below 0 or no training.
     """
     if not (seen >= 0 and total > 0):
         raise ValueError(f"seen is {seen} of {total}: samples seen cannot be negative, total must be above 0")
