@@ -20,7 +20,7 @@ from debir_nb.light.relaxed_poisson import (
     relaxed_counts,
     relaxed_poisson,
     softened,
-    table_length,
+    table_of,
 )
 from debir_nb.light.sensor import still_burst
 from debir_nb.light.simulator import collect
@@ -176,8 +176,10 @@ def test_relaxed_samples_and_their_derivatives_are_the_closed_form():
 
 @needs_golden
 def test_the_populations_of_relaxed_samples():
-    "Within 2 %, or three of the standard errors of both: the recorded ones are of 4000 draws, ours of 12000."
-    case, within = golden("gengs"), 0
+    """Twenty figures within 2 %: all means, and the gradients of the mean at tau = 1. The others within three
+    standard errors, for the recorded ones are of 4000 draws; ours are of 12 000.
+    """
+    case = golden("gengs")
     for i, rate in enumerate(case["rates"]):
         for j, tau in enumerate(case["taus"]):
             leaf = rate.expand(12_000).clone().requires_grad_()
@@ -185,8 +187,7 @@ def test_the_populations_of_relaxed_samples():
             (slope,) = torch.autograd.grad(sample.sum(), leaf)
             sample = sample.detach()
             found = sample.mean(), sample.var(), slope.mean(), (2 * sample * slope).mean()
-            away = (sample - sample.mean()).square()
-            error = away.std() / 4000**0.5
+            error = (sample - sample.mean()).square().std() / 4000**0.5
             known = [case[f"pop_{key}"][i, j] for key in ("mean", "var", "grad", "grad_sq")]
             errors = [
                 case["pop_mean_se"][i, j],
@@ -194,18 +195,21 @@ def test_the_populations_of_relaxed_samples():
                 case["pop_grad_se"][i, j],
                 case["pop_grad_sq_se"][i, j],
             ]
-            for ours, theirs, se in zip(found, known, errors):
-                within += bool((ours / theirs - 1).abs() < 0.02)
-                assert (ours - theirs).abs() < max(0.02 * theirs, 3 * (4 / 3) ** 0.5 * se), (rate, tau)
-    assert within >= 40  # of 60; where it is not, 4000 draws do not tell
+            for k, (ours, theirs, se) in enumerate(zip(found, known, errors)):
+                exact = k == 0 or (k == 2 and tau == 1)
+                most = 0.02 * theirs if exact else max(0.02 * theirs, 3 * (4 / 3) ** 0.5 * se)
+                assert (ours - theirs).abs() < most, (rate, tau, k)
 
 
-def test_a_longer_table_changes_nothing():
-    rate = torch.tensor([0.3, 7.0, 90.0], dtype=torch.float64)
-    noise = -torch.empty(3, 900, dtype=torch.float64).exponential_(generator=generator(9)).log()
-    long, short = softened(rate, 0.7, noise), softened(rate, 0.7, noise[:, : table_length(90.0)])
-    for a, b in zip(long, short):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+def test_bins_that_are_left_out_weigh_nothing():
+    for rate in torch.tensor([0.3, 7.0, 90.0, 900.0], dtype=torch.float64):
+        noise = -torch.empty(50, 1200, dtype=torch.float64).exponential_(generator=generator(9)).log()
+        first, bins = table_of(rate.item(), rate.item())
+        for tau in (1.0, 0.1):
+            whole = softened(rate.expand(50), tau, noise)
+            some = softened(rate.expand(50), tau, noise[:, first : first + bins], first)
+            for a, b in zip(whole, some):
+                torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
 def test_a_count_of_nothing_is_nothing_and_has_a_finite_gradient():

@@ -46,8 +46,8 @@ def random_walk(
     """
     if not (samples > 1 and duration > 0 and step >= 0 and focal > 0):
         raise ValueError(
-            f"samples are {samples}, duration {duration} s, step {step} px, focal {focal} px: a film has two samples"
-            " or more and lasts, a step is at least 0 px, and a lens has a focal length"
+            f"samples are {samples}, duration {duration} s, step {step} px, focal {focal} px: a film has two"
+            " samples or more and lasts, a step is at least 0 px, and a lens has a focal length"
         )
     z = torch.randn(samples, 3, generator=generator, dtype=torch.float64).numpy()
     walk = (z * np.array([1.0, 1.0, 0.1]) * step / focal).cumsum(0)
