@@ -61,7 +61,7 @@ def motor_shake(
     rpm: float = 7850.0,  # revolutions a minute (published experiment)
     focal: float = 2000.0,  # focal length, px
 ) -> HandShake:  # the path
-    "Draw a vibration: three harmonics, each half as strong. `ValueError` unless all that is given is positive."
+    "Draw a vibration: three harmonics, each half as strong. `ValueError` unless what is given is positive."
     if not (duration > 0 and swing >= 0 and rpm > 0 and focal > 0):
         raise ValueError(
             f"duration {duration} s, swing {swing} px, rpm {rpm}, focal {focal} px: give positive ones"

@@ -105,8 +105,8 @@ def relaxed_poisson(
         raise ValueError(f"rate holds {low}: a mean number of electrons cannot be negative")
     if not most + 5 * math.sqrt(most) <= bins - 1:
         raise ValueError(
-            f"rate holds {most:.1f}, above a table of {bins} bins: give at least {sum(table_of(most, most))} bins,"
-            " or use relaxed_counts, which takes a Gaussian there"
+            f"rate holds {most:.1f}, above a table of {bins} bins: give at least {sum(table_of(most, most))}"
+            " bins, or use relaxed_counts, which takes a Gaussian there"
         )
     return _Relaxed.apply(rate, tau, bins, generator)
 
