@@ -10,4 +10,5 @@ SENSOR_WORDS = {
     "equal_brightness": "debir_nb.light.sensor:EqualBrightness",
     "many_cameras": "debir_nb.light.sensor:ManyCameras",
     "short_long": "debir_nb.light.pairs:ShortLongSensor",
+    "photons": "debir_nb.light.photons:PhotonSensor",
 }  # word -> what makes it

@@ -314,7 +314,7 @@ def dvc_yaml(
         if name in GROUPS:
             fill_group(name, stage, table)
         else:
-            fill_single(stage, table)
+            fill_single(stage.get("do", stage), table)  # a foreach of its own is written by hand
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.dump(graph, text)
     return text.getvalue()

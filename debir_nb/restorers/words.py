@@ -12,4 +12,6 @@ RESTORERS = {
     "merge": "debir_nb.restorers.merge:Merge",
     "burstormer": "debir_nb.restorers.burstormer:Burstormer",
     "unet": "debir_nb.restorers.unet:UNetRestorer",
+    "kpn": "debir_nb.restorers.kernel_prediction:KPN",
+    "flow_kpn": "debir_nb.restorers.flow:FlowKPN",
 }  # word -> what makes it
