@@ -243,15 +243,13 @@ def specific(
     seen: Float[Tensor, "b m h w"],  # features of frame 1, of the frame, and the state
 ) -> Float[Tensor, "b c h w"]:  # what is added to the state
     "The chain of each frame's level, weighted; bursts of a batch may differ in their levels."
-    found = None
-    for k in level.unique().tolist():
-        rows = (level == k).nonzero()[:, 0]
-        part = self.learn_para[:, k] * self.backbone[f"backward_rec_{k + 1}"](seen[rows])
-        if len(rows) == len(level):
-            return part
-        found = part.new_zeros(len(level), *part.shape[1:]) if found is None else found
-        found = found.index_copy(0, rows, part)
-    return found
+    chain = lambda k, x: self.learn_para[:, k] * self.backbone[f"backward_rec_{k + 1}"](x)
+    there = level.unique().tolist()
+    if len(there) == 1:
+        return chain(there[0], seen)
+    parts = [(level == k).nonzero()[:, 0] for k in there]
+    found = torch.cat([chain(k, seen[rows]) for k, rows in zip(there, parts)])
+    return found[torch.cat(parts).argsort()]
 
 # %% ../../nbs/restorers/62_tmrnet.ipynb #26-62-tmrnet
 @patch
@@ -261,9 +259,9 @@ def states(
     level: Int[Tensor, "b n"],  # of each frame
 ) -> list[Float[Tensor, "b c h w"]]:  # the state after each frame
     "Walk through the bracket, from the shortest frame to the longest."
-    found, first = [], aligned[:, 0]
-    state = torch.zeros_like(first)
-    for frame, at in zip(aligned.unbind(1), level.unbind(1)):
+    found, frames = [], [nhwc(x) for x in aligned.unbind(1)]
+    first, state = frames[0], torch.zeros_like(frames[0])
+    for frame, at in zip(frames, level.unbind(1)):
         state = state + self.backbone["backward"](torch.cat([first, frame, state], 1))
         state = state + self.specific(at, torch.cat([first, frame, state], 1))
         found.append(state)
