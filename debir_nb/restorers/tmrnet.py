@@ -8,7 +8,7 @@ __all__ = ['FIRST_COUNT', 'RATIO', 'GROUPS', 'TAPS', 'FARTHEST', 'gamma', 'brigh
 
 # %% ../../nbs/restorers/62_tmrnet.ipynb #02-62-tmrnet
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..light.sensor import Burst
+from .alignment import motion
 from .burstormer import deform_conv, pass_through
-from .merge import evidence
+from .merge import evidence, evidence_of_piece, filled
 from .protocol import RestorerNet, check_restorable
 from .pyramid_flow import SPyNet, warp
 
@@ -351,14 +352,36 @@ def told(
     factor = (RATIO ** (self.levels // 2) * times[:, 0] / unit).view(-1, 1, 1, 1)
     return factor[:, None] * burst.frames, brightness_levels(times, self.levels), factor
 
-# %% ../../nbs/restorers/62_tmrnet.ipynb #36-62-tmrnet
+# %% ../../nbs/restorers/62_tmrnet.ipynb #37-62-tmrnet
 @patch
-def forward(
+def correction(
+    self: TMRNet,
+    burst: Burst,  # the shortest first
+    unit: Float[Tensor, "b"],  # exposure of the frame as bright as which all are, s
+    after: list[int],  # frames after which a picture is wanted
+) -> Float[Tensor, "b k 4 height width"]:  # as bright as the burst
+    "What the network itself says: the picture in the published form, what is added to the merge in ours."
+    light, level, factor = self.told(burst, unit)
+    return self.stages(light, level, after) / factor[:, None]
+
+# %% ../../nbs/restorers/62_tmrnet.ipynb #38-62-tmrnet
+@patch
+def started(
+    self: TMRNet,
+    merged: Float[Tensor, "b 4 h w"],  # linear RAW
+) -> Float[Tensor, "b 4 height width"]:  # of the size of the picture
+    "The merge as a start."
+    return enlarged_planes(merged, self.scale) if self.scale > 1 else merged
+
+# %% ../../nbs/restorers/62_tmrnet.ipynb #39-62-tmrnet
+@patch
+def after(
     self: TMRNet,
     burst: Burst,  # at one ISO, frames as bright as the first of them, in any order
-) -> Float[Tensor, "b 4 height width"]:  # the scene as the shortest frame begins, as bright; not clipped
-    """Restore a bracket. `ValueError` as `check_restorable`, for other channels, and for frames that were not
-    taken.
+    frames: list[int],  # how many of them, the shortest first
+) -> Float[Tensor, "b k 4 height width"]:  # as bright as the burst; not clipped
+    """What the shortest of the frames say, for several numbers of them. `ValueError` as `check_restorable`, for
+    other channels, and for frames that were not taken.
     """
     check_restorable(self, burst)
     if burst.frames.shape[2] != 4 or not burst.taken.all():
@@ -367,14 +390,43 @@ def forward(
             f" {burst.frames.shape[1]}: needs 4 channels, and only frames that were taken"
         )
     burst, unit = self.sorted_frames(burst)
-    light, level, factor = self.told(burst, unit)
-    found = self.stages(light, level, [light.shape[1]])[:, 0] / factor
+    found = self.correction(burst, unit, frames)
     if not self.residual:
         return found
-    merged = evidence(burst, burst.start[:, 0]).merged
-    return found + (enlarged_planes(merged, self.scale) if self.scale > 1 else merged)
+    begin = burst.start[:, 0]
+    merges = [self.started(evidence(burst.each(lambda x, k=k: x[:, :k]), begin).merged) for k in frames]
+    return found + torch.stack(merges, 1)
 
-# %% ../../nbs/restorers/62_tmrnet.ipynb #38-62-tmrnet
+# %% ../../nbs/restorers/62_tmrnet.ipynb #40-62-tmrnet
+@patch
+def forward(
+    self: TMRNet,
+    burst: Burst,  # at one ISO, frames as bright as the first of them, in any order
+) -> Float[Tensor, "b 4 height width"]:  # the scene as the shortest frame begins, as bright; not clipped
+    "Restore a bracket. `ValueError` as `after`."
+    return self.after(burst, [burst.frames.shape[1]])[:, 0]
+
+# %% ../../nbs/restorers/62_tmrnet.ipynb #42-62-tmrnet
+@patch
+def pieces(
+    self: TMRNet,
+    burst: Burst,  # one burst
+) -> Callable[[slice, slice], Float[Tensor, "1 4 height width"]]:  # rows and columns -> restored
+    "See `RestorerNet`. `ValueError` as `check_restorable`, and for a picture that is to be enlarged."
+    check_restorable(self, burst)
+    if self.scale != 1:
+        raise ValueError(
+            f"the network enlarges {self.scale} times, and tiles keep their size: give smaller frames"
+        )
+    burst, unit = self.sorted_frames(burst)
+    n = burst.frames.shape[1]
+    say = lambda *piece: self.correction(burst.piece(*piece), unit, [n])[:, 0]
+    if not self.residual:
+        return say
+    found = motion(filled(burst), burst.start[:, 0])
+    return lambda *piece: say(*piece) + evidence_of_piece(burst, found, *piece).merged
+
+# %% ../../nbs/restorers/62_tmrnet.ipynb #44-62-tmrnet
 def _blocks(
     state: Mapping[str, Tensor],  # by name
     chain: str,  # name of the chain
@@ -383,7 +435,7 @@ def _blocks(
     found = [re.fullmatch(rf"{re.escape(chain)}\.main\.2\.(\d+)\.conv1\.weight", name) for name in state]
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
-# %% ../../nbs/restorers/62_tmrnet.ipynb #39-62-tmrnet
+# %% ../../nbs/restorers/62_tmrnet.ipynb #45-62-tmrnet
 @patch(cls_method=True)
 def of_weights(
     cls: TMRNet,
@@ -405,7 +457,7 @@ def of_weights(
         residual,
     )
 
-# %% ../../nbs/restorers/62_tmrnet.ipynb #40-62-tmrnet
+# %% ../../nbs/restorers/62_tmrnet.ipynb #46-62-tmrnet
 @patch(cls_method=True)
 def load_published(
     cls: TMRNet,
@@ -433,7 +485,7 @@ def load_published(
     net.load_state_dict(dict(state_dict))
     return net
 
-# %% ../../nbs/restorers/62_tmrnet.ipynb #41-62-tmrnet
+# %% ../../nbs/restorers/62_tmrnet.ipynb #47-62-tmrnet
 @patch(cls_method=True)
 def fresh(
     cls: TMRNet,
@@ -443,7 +495,7 @@ def fresh(
     "See `restorers.by_name.fresh_restorer`: below 64 channels it is shallow, and its flow narrow."
     return cls() if features >= 64 else cls(features, (2, 4, 4, 2), (8, 16, 8, 8))
 
-# %% ../../nbs/restorers/62_tmrnet.ipynb #42-62-tmrnet
+# %% ../../nbs/restorers/62_tmrnet.ipynb #48-62-tmrnet
 @patch
 def tile_bytes(
     self: TMRNet,

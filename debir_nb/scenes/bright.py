@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ def open_bright(
         with np.load(Path(path), allow_pickle=False) as held:
             white = float(held["white"])
             return [decode_bright(held[f"still_{k}"], white) for k in range(len(held.files) - 1)], white
-    except (OSError, KeyError, ValueError, EOFError) as e:
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile) as e:
         raise ValueError(f"{path} cannot be read as bright stills ({e}): write it with save_bright") from e
 
 # %% ../../nbs/scenes/36_bright.ipynb #14-36-bright
