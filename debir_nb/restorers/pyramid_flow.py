@@ -102,16 +102,15 @@ def coarse_to_fine(
     self: SPyNet,
     first: Float[Tensor, "m 3 h w"],  # display values in [0, 1]; h and w multiples of 32
     second: Float[Tensor, "m 3 h w"],  # likewise
-) -> Float[Tensor, "m 2 h w"]:  # x and y, px
+) -> list[Float[Tensor, "m 2 _ _"]]:  # the flow at every scale, the coarsest first: x and y, px of that scale
     "The flow, scale by scale."
-    flow = None
+    flows = []
     for level, one, two in zip(self.basic_module, self.scales(first), self.scales(second)):
-        if flow is None:
-            flow = one.new_zeros(len(one), 2, *one.shape[-2:])
-        else:
-            flow = 2 * F.interpolate(flow, size=one.shape[-2:], mode="bilinear", align_corners=True)
-        flow = level(one, two, flow)
-    return flow
+        so_far = one.new_zeros(len(one), 2, *one.shape[-2:])
+        if flows:
+            so_far = 2 * F.interpolate(flows[-1], size=one.shape[-2:], mode="bilinear", align_corners=True)
+        flows.append(level(one, two, so_far))
+    return flows
 
 # %% ../../nbs/restorers/60_pyramid_flow.ipynb #12-60-pyramid-flow
 @patch
@@ -127,7 +126,7 @@ def forward(
     step = 2 ** (len(self.basic_module) - 1)
     size = (-(-h // step) * step, -(-w // step) * step)
     fit = lambda x, size: F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-    flow = fit(self.coarse_to_fine(fit(first, size), fit(second, size)), (h, w))
+    flow = fit(self.coarse_to_fine(fit(first, size), fit(second, size))[-1], (h, w))
     return flow * flow.new_tensor([w / size[1], h / size[0]]).view(2, 1, 1)
 
 # %% ../../nbs/restorers/60_pyramid_flow.ipynb #15-60-pyramid-flow

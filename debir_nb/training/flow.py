@@ -36,6 +36,7 @@ def flow_pairs(
     generator: torch.Generator,  # source of randomness
     device: torch.device,  # where the network is
     apart: float = 0.08,  # longest time between the pictures, s
+    farthest: float = 6.0,  # that the picture moves, packed px
     noise: float = 0.02,  # largest standard deviation of their noise, linear
     # pictures 1 and 2, and the flow from 1 to 2 in packed px
 ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h w"], Float[Tensor, "b 2 h w"]]:
@@ -43,9 +44,10 @@ def flow_pairs(
     light = replace(
         store.light(torch.randint(2**31 - 1, (batch,), generator=generator)).to(device), objects=None
     )
-    chance = torch.rand(4, batch, generator=generator).to(device)
+    chance = torch.rand(3, batch, generator=generator).to(device)
     begin = (2 * light.hands.middle - apart) * chance[0]
-    end = begin + apart * (2 * chance[1] - 1).abs()
+    moves = true_flow(light.hands, begin, begin + apart, (2, 2)).norm(dim=1).amax((1, 2))
+    end = begin + apart * chance[1] * (farthest / moves.clamp(min=1e-6)).clamp(max=1)
     seen = light.at(torch.stack([begin, end], 1)).unbind(1)
     level = 0.2 / seen[0].mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
     draws = drawn_on(device, generator)
