@@ -9,4 +9,5 @@ __all__ = ['SENSOR_WORDS']
 SENSOR_WORDS = {
     "equal_brightness": "debir_nb.light.sensor:EqualBrightness",
     "many_cameras": "debir_nb.light.sensor:ManyCameras",
+    "one_iso": "debir_nb.light.brackets:OneIso",
 }  # word -> what makes it

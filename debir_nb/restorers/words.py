@@ -11,4 +11,5 @@ RESTORERS = {
     "noise_burstormer": "debir_nb.restorers.noise_burstormer:NoiseBurstormer",
     "merge": "debir_nb.restorers.merge:Merge",
     "burstormer": "debir_nb.restorers.burstormer:Burstormer",
+    "tmrnet": "debir_nb.restorers.tmrnet:TMRNet",
 }  # word -> what makes it
