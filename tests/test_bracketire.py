@@ -1,5 +1,6 @@
 "BracketIRE: parity with the published network, its losses and its synthetic brackets; what differs from it on purpose."
 
+import copy
 import json
 import zlib
 from pathlib import Path
@@ -326,16 +327,20 @@ def blue_for_red(net):
 MISTAKES = [modulation_off, flow_reversed, places_not_flipped, gamma_behind, no_tanh, blue_for_red]
 
 
+@pytest.fixture(scope="module")
+def right():
+    return published() if (GOLDEN / "bracketire_tmrnet.npz").exists() else None
+
+
 @needs_golden
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda f: f.__name__)
 @torch.no_grad()
-def test_a_mistake_would_be_seen(mistake):
-    "Parity asks for 1e-5 of outputs of about 2; no mistake comes within twenty times of it."
-    case, net = golden("tmrnet"), published()
-    burst = bracket(tensor(case["input"]))
-    assert (16 * net(burst) - tensor(case["output"])).abs().max() < 1e-5 * np.abs(case["output"]).max()
+def test_a_mistake_would_be_seen(mistake, right):
+    "Parity asks for 1e-5 of the largest output, about 2; no mistake comes within twenty times of it."
+    case, net = golden("tmrnet"), copy.deepcopy(right)
     mistake(net)
-    assert (16 * net(burst) - tensor(case["output"])).abs().max() > 2e-4 * np.abs(case["output"]).max()
+    out = 16 * net(bracket(tensor(case["input"][:1])))
+    assert relative(out, case["output"][:1]) > 2e-4
 
 
 # What is ours

@@ -57,16 +57,16 @@ def check_bracket(
     photos: Sequence[RawPhoto],  # the darkest first
     names: Sequence[str],  # how messages call them
 ) -> None:
-    """`ValueError` unless there are 2 to 8 frames with different exposures, neither all white nor all black, that
-    show what their exposure times and ISO say.
+    """`ValueError` unless there are 2 to 8 frames with different exposures, neither all white nor all black,
+    that show what their exposure times and ISO say.
     """
     if not 2 <= len(photos) <= 8:
         raise ValueError(f"there are {len(photos)} frames: a bracket has 2 to 8; move the others elsewhere")
     light = [lightness(photo) for photo in photos]
     if light[-1] < 1.2 * light[0]:
         raise ValueError(
-            f"all frames, from {names[0]} to {names[-1]}, have the same exposure: a bracket needs different ones;"
-            " this is a burst (debir restore without a bracket)"
+            f"all frames, from {names[0]} to {names[-1]}, have the same exposure: a bracket needs different"
+            " ones; this is a burst"
         )
     if (normalise(photos[0]) >= WHITE).float().mean() > 0.999:
         raise ValueError(f"{names[0]} is white all over, though it is the darkest: expose shorter")
@@ -76,8 +76,8 @@ def check_bracket(
         said, shown = light[k + 1] / light[k], measured_ratio(photos[k], photos[k + 1])
         if shown is not None and not said / 1.6 < shown < said * 1.6:
             raise ValueError(
-                f"{names[k + 1]} shows {shown:.2f} times the light of {names[k]}, but exposure time and ISO say"
-                f" {said:.2f}: one of their ISO or exposure tags is wrong; write the true one with exiftool"
+                f"{names[k + 1]} shows {shown:.2f} times the light of {names[k]}, but exposure time and ISO"
+                f" say {said:.2f}: one of their ISO or exposure tags is wrong; write the true one with exiftool"
             )
 
 # %% ../../nbs/cameras/57_bracket_files.ipynb #10-57-bracket-files
@@ -95,14 +95,14 @@ def to_bracket(
     restorer: RestorerNet,  # whether it must know the noise
     noise: Callable | None = None,  # gain -> (shot, read), of this camera; None: each file's NoiseProfile
 ) -> Burst:  # as bright as the first (b = 1)
-    """Frames of a bracket for a restorer. `ValueError` when the noise must be known and is not, and where exposure
-    times and light are in different orders.
+    """Frames of a bracket for a restorer. `ValueError` when the noise must be known and is not, and where
+    exposure times and light are in different orders.
     """
     times = [float(photo.exposure) for photo in photos]
     if sorted(times) != times:
         raise ValueError(
-            f"exposure times are {times} s when sorted by light: the ISO changes by more than the exposure; take the"
-            " bracket at one ISO"
+            f"exposure times are {times} s when sorted by light: the ISO changes by more than the exposure;"
+            " take the bracket at one ISO"
         )
     if noise is None and not restorer.needs_noise and any(photo.noise is None for photo in photos):
         noise = iso_noise  # for what is white and what is a defect alone; the restorer does not look
@@ -132,6 +132,6 @@ def save_bracket(
     restored: Float[Tensor, "1 4 h w"],  # by `restore_bracket`
     photos: Sequence[RawPhoto],  # the darkest first
 ) -> None:
-    "Write a restored bracket as bright light: 1 is the white of the middle frame. `ValueError` as `write_light`."
+    "Write a restored bracket; 1 is the white of the middle frame. `ValueError` as `write_light`."
     middle = middle_ratio(photos)
     write_light(path, linear_colour(restored, photos[0], middle), white=middle)

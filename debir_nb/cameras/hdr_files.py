@@ -91,8 +91,8 @@ def write_light(
     white: float = 16.0,  # light that becomes white in a PNG
 ) -> None:
     """Write bright light, wholly or not at all; the suffix says how. `ValueError` for another suffix and for
-    light that is negative or not finite, `ImportError` for EXR without its extra, `OSError` where nothing can be
-    written.
+    light that is negative or not finite, `ImportError` for EXR without its extra, `OSError` where nothing
+    can be written.
     """
     suffix = Path(path).suffix.lower()
     writers = {".exr": _by_openexr, ".hdr": _by_opencv, ".tif": _by_opencv, ".tiff": _by_opencv, ".png": None}

@@ -34,8 +34,8 @@ def bracket_times(
         raise ValueError(f"n is {n}: a bracket has 2 to 8 frames")
     if not (1 < ratio < float("inf") and 0 < first < float("inf")):
         raise ValueError(
-            f"ratio is {ratio} and first {first} s: exposures of a bracket differ, so ratio must be above 1, and"
-            " the first one is above 0"
+            f"ratio is {ratio} and first {first} s: exposures of a bracket differ, so ratio must be above 1,"
+            " and the first one above 0"
         )
     return first * ratio ** torch.arange(n, dtype=torch.float64).float()
 

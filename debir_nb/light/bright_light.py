@@ -27,7 +27,7 @@ BRIGHTEST = 16.0  # white of the shortest of five exposures at ratio 4, in the s
 def shares_below(
     light: Float32[np.ndarray, "h w"],  # any unit
 ) -> Float32[np.ndarray, "h w"]:  # in (0, 1)
-    "Which share of a picture is darker than each pixel; of equal ones those among brighter ones are brighter."
+    "Which share of a picture is darker than each pixel; equal ones are told apart by what is around them."
     around = cv2.GaussianBlur(light, (0, 0), min(light.shape) / 40)
     share = np.empty(light.size, np.float32)
     share[np.argsort((light + 0.01 * around).ravel(), kind="stable")] = (
@@ -53,13 +53,13 @@ def dead_leaves(
     lamps: int = 6,  # small discs that shine
     spread: float = 1.3,  # standard deviation of a leaf's light, nats
 ) -> Float32[np.ndarray, "h w 3"]:  # linear RGB; 1 = white of the middle exposure
-    """Discs with log-normal light and lamps among them (after Lee, Mumford and Huang, IJCV 2001). `ValueError`
-    for a size or numbers that cannot be.
+    """Discs with log-normal light and lamps among them (after Lee, Mumford and Huang, IJCV 2001).
+    `ValueError` for a size or numbers that cannot be.
     """
     if not (min(size) >= 8 and leaves >= 1 and lamps >= 0 and spread >= 0):
         raise ValueError(
-            f"size is {size}, leaves {leaves}, lamps {lamps} and spread {spread}: give at least 8 x 8 px, one leaf,"
-            " and nothing negative"
+            f"size is {size}, leaves {leaves}, lamps {lamps} and spread {spread}: give at least 8 x 8 px,"
+            " one leaf, and nothing negative"
         )
     draw = lambda *shape: torch.rand(*shape, generator=generator).double().numpy()
     normal = lambda *shape: torch.randn(*shape, generator=generator).double().numpy()

@@ -170,8 +170,8 @@ class TMRNet(RestorerNet):
             raise ValueError(f"features is {features}: must be a multiple of {GROUPS}")
         if not (len(depth) == 4 and min(depth) >= 0 and levels >= 1 and scale in (1, 4)):
             raise ValueError(
-                f"depth is {depth}, levels {levels} and scale {scale}: give four depths, one level or more, and"
-                " a scale of 1 or 4"
+                f"depth is {depth}, levels {levels} and scale {scale}: give four depths, one level or more,"
+                " and a scale of 1 or 4"
             )
         super().__init__()
         self.levels, self.scale, self.residual, self.needs_noise = levels, scale, residual, residual
@@ -380,8 +380,8 @@ def after(
     burst: Burst,  # at one ISO, frames as bright as the first of them, in any order
     frames: list[int],  # how many of them, the shortest first
 ) -> Float[Tensor, "b k 4 height width"]:  # as bright as the burst; not clipped
-    """What the shortest of the frames say, for several numbers of them. `ValueError` as `check_restorable`, for
-    other channels, and for frames that were not taken.
+    """What the shortest of the frames say, for several numbers of them. `ValueError` as `check_restorable`,
+    for other channels, and for frames that were not taken.
     """
     check_restorable(self, burst)
     if burst.frames.shape[2] != 4 or not burst.taken.all():

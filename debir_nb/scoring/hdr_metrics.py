@@ -78,9 +78,7 @@ def shadows_and_lamps(
     y: Float[Tensor, "b c h w"],  # the truth
     unit: float = UNIT,  # radiance beyond which nothing counts
     border: int = 10,  # left out at each edge, px
-) -> tuple[
-    Float[Tensor, "b"], Float[Tensor, "b"]
-]:  # dB of shadows and of lamps; not a number where there is none
+) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:  # dB of shadows and of lamps; NaN without any
     "Linear PSNR of what is darker than `SHADOW`, and of what is brighter than `LAMP`."
     h, w = y.shape[-2:]
     inside = (..., slice(border, h - border), slice(border, w - border))

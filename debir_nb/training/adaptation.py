@@ -59,7 +59,7 @@ def draw_few(
     n_frames: int,  # of a bracket
     generator: torch.Generator,  # source of randomness
 ) -> int:  # how many of the shortest are shown: 1 to n - 2
-    "How many frames the temporal loss shows, one number for the whole batch. `ValueError` for a single frame."
+    "How many frames the temporal loss shows, one number for a batch. `ValueError` for a single frame."
     if n_frames < 2:
         raise ValueError(f"n_frames is {n_frames}: fewer frames than one there are not; give brackets")
     return 1 + int(torch.randint(max(1, n_frames - 2), (), generator=generator))

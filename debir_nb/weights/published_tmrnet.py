@@ -16,8 +16,8 @@ from .published import read_state_dict
 def load_published_tmrnet(
     path: str | os.PathLike,  # the authors' checkpoint
 ) -> TMRNet:  # the published form, in evaluation mode, on the CPU
-    """The published network with the authors' weights. `ValueError` when the file is missing, damaged, or holds
-    anything else.
+    """The published network with the authors' weights. `ValueError` when the file is missing, damaged, or
+    holds anything else.
     """
     state = read_state_dict(path)
     try:

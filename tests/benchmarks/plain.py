@@ -351,7 +351,9 @@ class PlainTMRNet(nn.Module):
 
     def forward(self, light):
         curve = lambda x: x.clamp(min=0) ** (1 / 2.2)
-        rgb = torch.stack([light[:, :, 0], light[:, :, 1:3].mean(2), light[:, :, 3]], 2).clamp(0, 1) ** (1 / 2.2)
+        rgb = torch.stack([light[:, :, 0], light[:, :, 1:3].mean(2), light[:, :, 3]], 2).clamp(0, 1) ** (
+            1 / 2.2
+        )
         a, h = None, 0
         for i in range(light.shape[1]):
             planes = [p for k in range(4) for p in (light[:, i, k], curve(light[:, i, k]))]
