@@ -77,7 +77,7 @@ def check_bracket(
         if shown is not None and not said / 1.6 < shown < said * 1.6:
             raise ValueError(
                 f"{names[k + 1]} shows {shown:.2f} times the light of {names[k]}, but exposure time and ISO"
-                f" say {said:.2f}: one of their ISO or exposure tags is wrong; write the true one with exiftool"
+                f" say {said:.2f}: one of their ISO or exposure tags is wrong; write it with exiftool"
             )
 
 # %% ../../nbs/cameras/57_bracket_files.ipynb #10-57-bracket-files

@@ -129,9 +129,7 @@ def bracket_merge(
 
 # %% ../../nbs/light/57_brackets.ipynb #20-57-brackets
 def published_clean(
-    light: Float[
-        Tensor, "t 3 h w"
-    ],  # linear sRGB of consecutive sub-frames; 1 = white of the middle exposure
+    light: Float[Tensor, "t 3 h w"],  # linear sRGB of sub-frames; 1 = white of the middle exposure
     colour: CameraColour,  # one camera
     ratio: int = 4,  # of each exposure to the one before; the shortest is one sub-frame
     n: int = 5,  # frames

@@ -154,12 +154,7 @@ class TMRNet(RestorerNet):
     def __init__(
         self,
         features: int = 64,  # channels, a multiple of 8
-        depth: tuple[int, ...] = (
-            5,
-            16,
-            24,
-            5,
-        ),  # residual blocks: features, common, specific, reconstruction
+        depth: tuple[int, ...] = (5, 16, 24, 5),  # blocks: features, common, specific, reconstruction
         flow: tuple[int, ...] = (32, 64, 32, 16),  # widths of the flow's network
         levels: int = 5,  # of brightness, each with a specific chain
         scale: int = 1,  # of the picture against the frames: 1 or 4
