@@ -9,16 +9,18 @@ __all__ = ['FIRST_COUNT', 'RATIO', 'GROUPS', 'TAPS', 'FARTHEST', 'gamma', 'brigh
 # %% ../../nbs/restorers/62_tmrnet.ipynb #02-62-tmrnet
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..light.sensor import Burst
 from .alignment import motion
-from .burstormer import deform_conv, pass_through
+from .burstormer import WIDE, deform_conv, pass_through
 from .merge import evidence, evidence_of_piece, filled
 from .protocol import RestorerNet, check_restorable
 from .pyramid_flow import SPyNet, warp
@@ -221,15 +223,19 @@ def aligned_features(
     self: TMRNet,
     light: Float[Tensor, "b n 4 h w"],  # white of the middle level is 1
 ) -> Float[Tensor, "b n c h w"]:  # features, moved onto frame 1
-    "Features of every frame; those of the first stay where they are."
+    """Features of every frame; those of the first stay where they are. Large ones are moved again in the
+    backward pass instead of being remembered tap by tap.
+    """
     features = self.features_of(light)
     b, n = features.shape[:2]
     if n == 1:
         return features
     reference = features[:, :1].expand(-1, n - 1, -1, -1, -1)
     given = (x.flatten(0, 1) for x in (reference, features[:, 1:], self.flows(light)))
-    moved = self.dcn_alignment(*given).unflatten(0, (b, n - 1))
-    return torch.cat([features[:, :1], moved], 1)
+    align = self.dcn_alignment
+    if torch.is_grad_enabled() and features.numel() > WIDE:
+        align = partial(checkpoint, align, use_reentrant=False, preserve_rng_state=False)
+    return torch.cat([features[:, :1], align(*given).unflatten(0, (b, n - 1))], 1)
 
 # %% ../../nbs/restorers/62_tmrnet.ipynb #25-62-tmrnet
 @patch

@@ -38,7 +38,7 @@ def flow_pairs(
     generator: torch.Generator,  # source of randomness
     device: torch.device,  # where the network is
     farthest: float = 6.0,  # that the picture moves, packed px
-    noise: float = 0.02,  # largest standard deviation of its noise, linear
+    noise: float = 0.005,  # largest standard deviation of its noise, linear
     # pictures 1 and 2, and the flow from 1 to 2 in packed px
 ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h w"], Float[Tensor, "b 2 h w"]]:
     "Pairs of pictures of shaking hands whose flow is known."
