@@ -46,7 +46,7 @@ def flow_pairs(
         store.light(torch.randint(2**31 - 1, (batch,), generator=generator)).to(device), objects=None
     )
     chance = torch.rand(3, batch, generator=generator).to(device)
-    begin = 1.9 * light.hands.middle * chance[0]
+    begin = light.hands.middle - 0.02 * chance[0]  # then the hand looks nearly straight ahead
     end, draws = begin + 0.02, drawn_on(device, generator)
     moves = true_flow(light.hands, begin, end, (2, 2)).norm(dim=1).mean((1, 2))
     # a scene that was drawn at rest stays so
