@@ -11,4 +11,5 @@ SENSOR_WORDS = {
     "many_cameras": "debir_nb.light.sensor:ManyCameras",
     "short_long": "debir_nb.light.pairs:ShortLongSensor",
     "photons": "debir_nb.light.photons:PhotonSensor",
+    "one_iso": "debir_nb.light.brackets:OneIso",
 }  # word -> what makes it

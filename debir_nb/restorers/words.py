@@ -14,4 +14,5 @@ RESTORERS = {
     "unet": "debir_nb.restorers.unet:UNetRestorer",
     "kpn": "debir_nb.restorers.kernel_prediction:KPN",
     "flow_kpn": "debir_nb.restorers.flow:FlowKPN",
+    "tmrnet": "debir_nb.restorers.tmrnet:TMRNet",
 }  # word -> what makes it
