@@ -43,6 +43,11 @@ HERE = [
 ]  # run below, in this order
 # what cannot be run as it stands here -> the test that does it at a small size, or checks what it stands on
 ELSEWHERE = {
+    "make fuzz": "test_fuzz.py::test_a_mutated_file_is_read_or_refused",
+    "make soak": "test_soak.py::test_many_bursts_take_no_more_than_a_few",
+    "dvc config --local core.no_scm true": (
+        "test_embedded_store.py::test_a_download_without_git_gets_its_footage_as_the_sentence_says"
+    ),
     "make run": "test_pipeline.py::test_every_stage_leaves_a_report_and_results",
     "make run SCALE=smoke": "test_pipeline.py::test_every_stage_leaves_a_report_and_results",
     "make run FOOTAGE=path": "test_pipeline.py::test_footage_without_clips_is_named",
@@ -408,7 +413,7 @@ def test_the_wheel_works_without_the_repository(tmp_path):
     wheel = next(tmp_path.glob("debir_nb-*.whl"))
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("debir_nb/")}
     code = {path.relative_to(source).as_posix() for path in (source / "debir_nb").rglob("*.py")}
-    assert packed == code | {f"debir_nb/weights/{name}" for name in NETWORKS}
+    assert packed == code | {f"debir_nb/weights/{name}" for name in (*NETWORKS, "SHA256SUMS")}
     run(f"'{sys.executable}' -m venv '{tmp_path}/env'", tmp_path)
     python = tmp_path / "env" / "bin" / "python"
     place = Path(

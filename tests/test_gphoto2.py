@@ -390,16 +390,3 @@ def test_without_the_package(monkeypatch):
     for needs_it in (gphoto2.find_cameras, GPhoto2Camera("gphoto2:usb:001,004").__enter__):
         with pytest.raises(ImportError, match=r"debir_nb\[gphoto2\]"):
             needs_it()
-
-
-def test_a_camera_that_keeps_talking_is_heard_out_for_a_while_only():
-    "Battery, live view, focus: some bodies report without end, and the burst must begin."
-    heard = []
-
-    class Talker:
-        def wait_for_event(self, timeout):
-            heard.append(timeout)
-            return gphoto2._library().GP_EVENT_UNKNOWN, "PTP Property d101 changed"
-
-    gphoto2._settle(Talker(), patience=0.05)
-    assert len(heard) > 10

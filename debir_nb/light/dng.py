@@ -476,9 +476,9 @@ def _green_noise(
     profile = tags.get(Tag.NOISE_PROFILE)
     if not profile or not any(profile):
         return None
-    if len(profile) not in (2, 6, 8) or not all(0 <= v < 1 for v in profile):
+    if len(profile) not in (2, 6, 8) or not all(0 <= v <= 1e6 for v in profile):
         said = ", ".join(f"{v:.3g}" for v in profile[:8])
-        raise ValueError(f"{name} has the NoiseProfile {said}: it should be pairs of variances below 1")
+        raise ValueError(f"{name} has the NoiseProfile {said}: it should be pairs of variances, 1e6 at most")
     return tuple(profile[2:4] if len(profile) > 2 else profile)
 
 # %% ../../nbs/light/25_dng.ipynb #35c-03-dng

@@ -249,9 +249,10 @@ def restore_full_size(
         check_finite(f"the burst's {name}", getattr(burst, name))
     if burst.frames.ndim != 5:
         raise ValueError(f"burst has frames of shape {tuple(burst.frames.shape)}: give (1, n, 4, h, w)")
-    if max(burst.shot.max(), burst.read.max()) > NOISE:
+    most = max(burst.shot.max().item(), burst.read.max().item())
+    if most > NOISE:
         raise ValueError(
-            f"burst has a noise variance of {max(burst.shot.max(), burst.read.max()):.3g}, and 1 is that of a"
+            f"burst has a noise variance of {most:.3g}, and 1 is that of a"
             " picture of black and white: the NoiseProfile of its files cannot be right"
         )
     home, burst = burst.frames.device, burst.each(lambda x: x.to(device_of(net)))

@@ -264,7 +264,7 @@ def build_scenes(
     build = partial(_build_clip, begun=begun, n_ticks=n_ticks, code=code)
     wanted, rows = [[scene for scene in plan if scene.clip == clip.name] for clip in clips], {}
     with (
-        only_writer(begun, str(folder), patience=5),
+        only_writer(begun, str(folder), patience=5.0),
         _pool(workers) as run,
         tqdm(total=len(plan), desc="scenes", unit="scene", delay=5, mininterval=1) as bar,
     ):

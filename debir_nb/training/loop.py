@@ -295,7 +295,7 @@ def fit(
     looks = {"desc": description, "delay": 10, "mininterval": 2, "disable": not main}
     bar = tqdm(range(start, steps), initial=start, total=steps, **looks)
     # a kernel notices within a second that its stage was killed
-    alone = only_writer(checkpoint, f"the checkpoint in {out}", patience=5)
+    alone = only_writer(checkpoint, f"the checkpoint in {out}", patience=5.0)
     with alone, torch.random.fork_rng(cuda), _logger(live if main else None, history) as log, bar:
         for step in bar:
             rate = cosine(step, steps, lr, lr_final)
