@@ -24,6 +24,7 @@ from debir_nb.light.sensor import still_burst
 from debir_nb.policies.baenet import BAENet, recalibrate_batchnorm
 from debir_nb.policies.rules import bracket
 from debir_nb.restorers.burstormer import Burstormer
+from debir_nb.restorers.by_name import fresh_restorer
 from debir_nb.restorers.kernels import Kernels
 from debir_nb.weights.pretrained import NETWORKS, load_pretrained, network_files, ship
 
@@ -209,6 +210,20 @@ def test_a_burst_is_restored_to_dng_and_png(models, burst, tmp_path, capsys, mon
     assert "4 frames of 256 x 256 px" in capsys.readouterr().out and kept == [True]
     main(["restore", str(burst), "-o", str(tmp_path / "s.dng"), "--models", str(models), "--sensor", "CRVD"])
     assert (read_raw(tmp_path / "s.dng").mosaic != read_raw(tmp_path / "r.dng").mosaic).any()
+
+
+@pytest.mark.parametrize("word, name", [("kpn", "kpn.pt"), ("flow_kpn", "restorer.pt"), ("merge", None)])
+def test_a_burst_is_restored_by_the_restorer_that_is_named(burst, tmp_path, word, name):
+    if name:
+        save_weights(fresh_restorer(word, 4, 8), tmp_path / name)
+    main(
+        ["restore", str(burst), "-o", str(tmp_path / "r.dng"), "--models", str(tmp_path), "--restorer", word]
+    )
+    assert read_raw(tmp_path / "r.dng").mosaic.shape == (256, 256)
+    said = fails(
+        "restore", burst, "-o", tmp_path / "s.dng", "--models", tmp_path, "--restorer", "noise_burstormer"
+    )
+    assert "there are no weights of noise_burstormer" in said and not (tmp_path / "s.dng").exists()
 
 
 def test_a_photograph_is_simulated_without_trained_networks(tmp_path, capsys):

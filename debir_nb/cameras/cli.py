@@ -42,6 +42,7 @@ from ..light.calibration import SENSORS
 from ..policies.baenet import BAENet, export_onnx
 from ..policies.protocol import PREVIEW_GAINS, Policy
 from ..policies.rules import bracket
+from ..weights.by_word import load_by_word
 from ..weights.pretrained import load_pretrained
 
 # %% ../../nbs/cameras/90_command_line.ipynb #05-37-command-line
@@ -228,7 +229,7 @@ def _simulate(
 
 # %% ../../nbs/cameras/90_command_line.ipynb #21-37-command-line
 def _restore(
-    args: argparse.Namespace,  # folder, out, sensor, memory
+    args: argparse.Namespace,  # folder, out, restorer, sensor, memory
 ) -> None:
     "`debir restore`"
     for path in args.out:
@@ -238,7 +239,8 @@ def _restore(
         check_output(path, frames)
         writable(path)
     keep_memory()
-    photos, (_, restorer) = read_burst(frames), load_pretrained(args.models)
+    photos, word = read_burst(frames), args.restorer
+    restorer = load_by_word(word, args.models) if word else load_pretrained(args.models)[1]
     noise = SENSORS[args.sensor].noise if args.sensor else None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     restored = restore_photos(photos, restorer.to(device), noise, args.memory * 1e9)
@@ -374,6 +376,12 @@ def _restore_options(
         action="append",
         metavar="FILE",
         help=".dng (RAW) or .png (sRGB); may be given twice",
+    )
+    parser.add_argument(
+        "--restorer",
+        metavar="WORD",
+        help="what fuses the burst, such as kpn or merge; its weights are WORD.pt in the folder of --models,"
+        " or come with the package; by default restorer.pt",
     )
     parser.add_argument(
         "--sensor",

@@ -10,4 +10,6 @@ SENSOR_WORDS = {
     "equal_brightness": "debir_nb.light.sensor:EqualBrightness",
     "many_cameras": "debir_nb.light.sensor:ManyCameras",
     "short_long": "debir_nb.light.pairs:ShortLongSensor",
+    "photons": "debir_nb.light.photons:PhotonSensor",
+    "one_iso": "debir_nb.light.brackets:OneIso",
 }  # word -> what makes it

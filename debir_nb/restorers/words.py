@@ -12,4 +12,7 @@ RESTORERS = {
     "merge": "debir_nb.restorers.merge:Merge",
     "burstormer": "debir_nb.restorers.burstormer:Burstormer",
     "unet": "debir_nb.restorers.unet:UNetRestorer",
+    "kpn": "debir_nb.restorers.kernel_prediction:KPN",
+    "flow_kpn": "debir_nb.restorers.flow:FlowKPN",
+    "tmrnet": "debir_nb.restorers.tmrnet:TMRNet",
 }  # word -> what makes it

@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import judge, note
 from measure import flops
-from peak import picture
-from plain import PlainBurstormer, literal_burst, literal_exposure
+from peak import LEVELS, bright_bracket, picture
+from plain import PlainBurstormer, PlainTMRNet, literal_burst, literal_exposure
 
 from debir_nb.core import FRAME_TIME, generator
 from debir_nb.light.motion import motion_magnitude
@@ -20,6 +20,7 @@ from debir_nb.policies.baenet import BAENet, export_onnx, recalibrate_batchnorm
 from debir_nb.policies.mobilenet import MobileNetV2
 from debir_nb.restorers.burstormer import Burstormer
 from debir_nb.restorers.full_size import SharedAttention, assemble, fit_tiles, restore_tiles
+from debir_nb.restorers.tmrnet import TMRNet
 
 B, N, PLANE = 8, 4, 4 * 128 * 128 * 4  # bursts, frames, bytes of a packed frame of 256 x 256 RAW
 TICKS = torch.tensor([[8.3, 24.2, 40.1, 50.4]]).repeat(B, 1)
@@ -354,3 +355,58 @@ def test_tiles_fit(request):
         note({"what": f"seams between {len(tiles)} tiles", "difference": seam}, request),
         difference=("<=", 1e-4),
     )
+
+
+# TMRNet of published size: five frames of 128 x 128 packed px
+
+
+@pytest.fixture(scope="module")
+def recurrent():
+    torch.manual_seed(0)
+    fast, slow = TMRNet(residual=False), PlainTMRNet()
+    with torch.no_grad():
+        fast.learn_para.add_(0.1)
+    slow.load_state_dict({k: w for k, w in fast.state_dict().items() if k != "_extra_state"})
+    return fast, slow, bright_bracket()
+
+
+def test_the_plain_tmrnet_agrees(recurrent):
+    fast, slow, light = recurrent
+    piece = light[..., :40, :48]
+    with torch.no_grad():
+        torch.testing.assert_close(fast.stages(piece, LEVELS, [5])[:, 0], slow(piece), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_tmrnet_inference(row, recurrent):
+    fast, slow, light = recurrent
+    line = row(
+        "TMRNet, inference",
+        lambda: fast.stages(light, LEVELS, [5]),
+        lambda: slow(light),
+        "plain port",
+        rounds=1,
+    )
+    judge(line, ratio=(">=", 1 / 0.7))
+
+
+def test_tmrnet_training_step(row, recurrent):
+    fast, slow, light = recurrent
+
+    def step(net, form):
+        def both():
+            net.zero_grad()
+            form(light).abs().mean().backward()
+
+        return both
+
+    line = row(
+        "TMRNet, training step",
+        step(fast, lambda x: fast.stages(x, LEVELS, [5])),
+        step(slow, slow),
+        "plain port",
+        rounds=1,
+    )
+    (own, _), (port, _) = peak("recurrent", "fast"), peak("recurrent", "plain")
+    line |= {"peak_mb": own / 1e6, "memory_ratio": own / port}
+    judge(line, ratio=(">=", 1 / 0.6), peak_mb=("<=", 3300))

@@ -7,13 +7,14 @@ from dataclasses import replace
 import psutil
 import torch
 from measure import peak_memory
-from plain import PlainBurstormer
+from plain import PlainBurstormer, PlainTMRNet
 
 from debir_nb.light.sensor import still_burst
 from debir_nb.light.simulator import Simulator, collect, timeline
 from debir_nb.restorers.burstormer import Burstormer
 from debir_nb.restorers.full_size import restore_full_size
 from debir_nb.restorers.kernels import Kernels
+from debir_nb.restorers.tmrnet import TMRNet
 
 
 def training(form):
@@ -70,6 +71,20 @@ def moving(megapixels, n=4):
 def kernels(megapixels):
     net, burst = Kernels(48).eval(), moving(megapixels)
     return lambda: restore_full_size(net, burst)
+
+
+LEVELS = torch.arange(5)[None]  # of a bracket of five
+
+
+def bright_bracket(side=128):
+    "Five frames in the unit of the middle one."
+    return torch.rand(1, 5, 4, side, side) * 4.0 ** torch.arange(2, -3, -1.0).view(5, 1, 1, 1)
+
+
+def recurrent(form):
+    net, light = PlainTMRNet() if form == "plain" else TMRNet(residual=False), bright_bracket()
+    call = net if form == "plain" else lambda x: net.stages(x, LEVELS, [5])
+    return lambda: call(light).abs().mean().backward()
 
 
 if __name__ == "__main__":

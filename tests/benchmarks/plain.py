@@ -228,3 +228,143 @@ class PlainBurstormer(nn.Module):
         return (weights[..., None, None, None] * burst).sum(1) + self.out_conv(
             self.rec_conv2(self.back_projection2(two).flatten(1, 2))
         )
+
+
+class PlainBlock(nn.Module):
+    "x + conv(relu(conv(x)))."
+
+    def __init__(self, f):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(f, f, 3, padding=1), nn.Conv2d(f, f, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.conv2(F.relu(self.conv1(x)))
+
+
+class PlainChain(nn.Module):
+    "A convolution, a leaky rectifier, residual blocks."
+
+    def __init__(self, f_in, f, n):
+        super().__init__()
+        blocks = nn.Sequential(*(PlainBlock(f) for _ in range(n)))
+        self.main = nn.Sequential(nn.Conv2d(f_in, f, 3, padding=1), nn.LeakyReLU(0.1), blocks)
+
+    def forward(self, x):
+        return self.main(x)
+
+
+def plain_warp(x, flow, outside="zeros"):
+    h, w = x.shape[-2:]
+    y, x0 = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    grid = torch.stack(
+        [2 * (x0 + flow[:, 0]) / max(w - 1, 1) - 1, 2 * (y + flow[:, 1]) / max(h - 1, 1) - 1], -1
+    )
+    return F.grid_sample(x, grid, padding_mode=outside, align_corners=True)
+
+
+class PlainFlow(nn.Module):
+    "SPyNet, pair by pair."
+
+    def __init__(self, widths=(32, 64, 32, 16)):
+        super().__init__()
+        sizes, self.basic_module = (8, *widths, 2), nn.ModuleList()
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+        for _ in range(6):
+            layers = [m for a, b in zip(sizes, sizes[1:]) for m in (nn.Conv2d(a, b, 7, padding=3), nn.ReLU())]
+            self.basic_module.append(nn.ModuleDict({"basic_module": nn.Sequential(*layers[:-1])}))
+
+    def forward(self, ref, supp):
+        h, w = ref.shape[-2:]
+        size = (-(-h // 32) * 32, -(-w // 32) * 32)
+        refs, supps = (
+            [(F.interpolate(x, size=size, mode="bilinear", align_corners=False) - self.mean) / self.std]
+            for x in (ref, supp)
+        )
+        for x in (refs, supps):
+            for _ in range(5):
+                x.insert(0, F.avg_pool2d(x[0], 2))
+        flow = refs[0].new_zeros(len(ref), 2, size[0] // 64, size[1] // 64)
+        for k, level in enumerate(self.basic_module):
+            if k == 0:
+                up = refs[0].new_zeros(len(ref), 2, *refs[0].shape[-2:])
+            else:
+                up = 2 * F.interpolate(flow, size=refs[k].shape[-2:], mode="bilinear", align_corners=True)
+            told = torch.cat([refs[k], plain_warp(supps[k], up, "border"), up], 1)
+            flow = up + level["basic_module"](told)
+        flow = F.interpolate(flow, size=(h, w), mode="bilinear", align_corners=False)
+        return flow * flow.new_tensor([w / size[1], h / size[0]]).view(2, 1, 1)
+
+
+def plain_deform(x, offset, mask, weight, bias):
+    "Four corners of every tap, gathered; then a grouped product."
+    (b, c, h, w), groups = x.shape, 8
+    dy, dx = offset.view(b, groups, 9, 2, h, w).unbind(3)
+    ky, kx = torch.meshgrid(torch.arange(-1, 2), torch.arange(-1, 2), indexing="ij")
+    y = torch.arange(h).view(h, 1) + ky.reshape(1, 1, 9, 1, 1) + dy
+    x_ = torch.arange(w) + kx.reshape(1, 1, 9, 1, 1) + dx
+    flat, total = x.view(b, groups, c // groups, h * w), 0
+    for oy in (0, 1):
+        for ox in (0, 1):
+            yi, xi = y.detach().floor() + oy, x_.detach().floor() + ox
+            inside = (yi >= 0) & (yi < h) & (xi >= 0) & (xi < w)
+            index = (yi.clamp(0, h - 1) * w + xi.clamp(0, w - 1)).long().flatten(2)
+            seen = flat.gather(3, index[:, :, None].expand(-1, -1, c // groups, -1))
+            share = (1 - (y - yi).abs()) * (1 - (x_ - xi).abs()) * inside * mask.view(b, groups, 9, h, w)
+            total = total + seen.view(b, groups, c // groups, 9, h, w) * share[:, :, None]
+    taps = weight.view(groups, -1, c // groups * 9)
+    return (taps @ total.reshape(b, groups, c // groups * 9, h * w)).view(b, -1, h, w) + bias.view(-1, 1, 1)
+
+
+class PlainAlignment(nn.Module):
+    "Offsets from a flow, then the deformable convolution."
+
+    def __init__(self, f):
+        super().__init__()
+        layers = []
+        for a in (2 * f + 2, f, f):
+            layers += [nn.Conv2d(a, f, 3, padding=1), nn.LeakyReLU(0.1)]
+        self.conv_offset = nn.Sequential(*layers, nn.Conv2d(f, 216, 3, padding=1))
+        self.deform_conv = nn.Conv2d(f, f, 3, padding=1, groups=8)
+
+    def forward(self, ref, other, flow):
+        o1, o2, mask = self.conv_offset(torch.cat([plain_warp(other, flow), ref, flow], 1)).chunk(3, 1)
+        offset = 10 * torch.tanh(torch.cat([o1, o2], 1))
+        offset = offset + flow.flip(1).repeat(1, offset.shape[1] // 2, 1, 1)
+        conv = self.deform_conv
+        return plain_deform(other, offset, torch.sigmoid(mask), conv.weight, conv.bias)
+
+
+class PlainTMRNet(nn.Module):
+    "The published network, frame by frame; names of its weights as published."
+
+    def __init__(self, f=64):
+        super().__init__()
+        self.spynet, self.dcn_alignment = PlainFlow(), PlainAlignment(f)
+        self.feat_extract = PlainChain(8, f, 5)
+        chains = {"backward": PlainChain(3 * f, f, 16)}
+        chains |= {f"backward_rec_{k + 1}": PlainChain(3 * f, f, 24) for k in range(5)}
+        self.backbone, self.learn_para = nn.ModuleDict(chains), nn.Parameter(torch.zeros(1, 5, f, 1, 1))
+        self.reconstruction = PlainChain(2 * f, f, 5)
+        self.skipup1 = nn.ModuleDict({"upsample_conv": nn.Conv2d(4, f, 3, padding=1)})
+        self.conv_hr, self.conv_last = nn.Conv2d(f, f, 3, padding=1), nn.Conv2d(f, 4, 3, padding=1)
+
+    def forward(self, light):
+        curve = lambda x: x.clamp(min=0) ** (1 / 2.2)
+        rgb = torch.stack([light[:, :, 0], light[:, :, 1:3].mean(2), light[:, :, 3]], 2).clamp(0, 1) ** (
+            1 / 2.2
+        )
+        a, h = None, 0
+        for i in range(light.shape[1]):
+            planes = [p for k in range(4) for p in (light[:, i, k], curve(light[:, i, k]))]
+            b = self.feat_extract(torch.stack(planes, 1))
+            if i == 0:
+                a = b
+                h = torch.zeros_like(a)
+            else:
+                b = self.dcn_alignment(a, b, self.spynet(rgb[:, 0], rgb[:, i]))
+            h = h + self.backbone["backward"](torch.cat([a, b, h], 1))
+            own = self.backbone[f"backward_rec_{i + 1}"](torch.cat([a, b, h], 1))
+            h = h + self.learn_para[:, i] * own
+        y = self.reconstruction(torch.cat([a, h], 1)) + self.skipup1["upsample_conv"](light[:, 0])
+        return self.conv_last(F.leaky_relu(self.conv_hr(y), 0.1))
