@@ -162,11 +162,11 @@ class BurstSize(nn.Module):
         "Times of all frames that fit, and the chance of every number of them; see `check_inputs`."
         check_inputs(preview, gain, motion)
         check_terms(terms, len(preview))
+        fit = self.cost.most_frames(terms.budget).clamp(max=self.most)
         seen = torch.stack([normalise_motion(motion), normalise_gain(gain), *told(terms)], 1)
         planes = seen[:, :, None, None].to(preview).expand(-1, -1, *preview.shape[2:])
         answers = self.mobilenet(torch.cat([preview, planes], 1)).to(gain)
         shares, stops = answers.split([self.most + 1, self.most - 1], 1)
-        fit = self.cost.most_frames(terms.budget).clamp(max=self.most)
         return shared(shares, terms.budget, fit, self.cost), stop_chances(stops, fit)
 
     def forward(
