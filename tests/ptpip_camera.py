@@ -100,6 +100,17 @@ def send(sock, kind, payload=b""):
     sock.sendall(struct.pack("<II", 8 + len(payload), kind) + payload)
 
 
+def send_in_drops(sock, kind, payload=b"", seconds=40):
+    "A packet that claims to be longer than it is, a byte now and then."
+    sent, end = struct.pack("<II", 2**20 + len(payload), kind) + payload, time.monotonic() + seconds
+    for byte in sent + bytes(2**20):
+        if time.monotonic() > end:
+            break
+        sock.sendall(bytes([byte]))
+        time.sleep(0.1)
+    sock.close()
+
+
 def receive(sock):
     "One packet: its kind and payload."
 
@@ -181,10 +192,14 @@ class PtpCamera:
     camera it is:
     `missing` properties, `program` (1 is manual; others are fixed to their own exposure), `steps` (every
     set exposure falls silently to one of these,
-    TICK), `nominal` (the true exposure over the marked one, which only the file knows).
+    TICK), `nominal` (the true exposure over the marked one, which only the file knows), `drip` (the operation,
+    in hexadecimal digits, or event, whose packets come drop by drop once `drops_after` frames are taken).
     """
 
-    def __init__(self, faults=None, missing=(), program=1, steps=None, nominal="1", **sensor):
+    def __init__(
+        self, faults=None, missing=(), program=1, steps=None, nominal="1", drip="", drops_after=0, **sensor
+    ):
+        self.drip, self.drops_after = drip, drops_after
         self.faults = {int(n): what for n, what in (faults or {}).items()}
         self.steps, self.nominal, self.sensor = steps, Fraction(nominal), Sensor(**sensor)
         manual = program == 1
@@ -254,15 +269,18 @@ class PtpCamera:
             result, out = OK, result
         if isinstance(result, tuple):
             result, then = result
+        drips = self.drip == f"{code:04x}" and len(self.shots) >= self.drops_after
+        answer = send_in_drops if drips else send
         if out is not None:
             send(sock, 9, struct.pack("<IQ", number, len(out)))
-            send(sock, 12, struct.pack("<I", number) + out)
-        send(sock, 7, struct.pack("<HI", result, number))
+            answer(sock, 12, struct.pack("<I", number) + out)
+        answer(sock, 7, struct.pack("<HI", result, number))
         if then:
             then()
 
     def event(self, code, *arguments):
-        send(self.events, 8, struct.pack(f"<HI{len(arguments)}I", code, 0xFFFFFFFF, *arguments))
+        tell = send_in_drops if self.drip == "event" else send
+        tell(self.events, 8, struct.pack(f"<HI{len(arguments)}I", code, 0xFFFFFFFF, *arguments))
 
     def unplug(self):
         for sock in self.sockets:
