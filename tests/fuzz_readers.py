@@ -337,25 +337,23 @@ def read_photo(path):
 
 @functools.cache
 def camera():
-    "A camera in a process of its own, as long as this one lives."
+    "A camera in a process of its own, which ends with this one."
     from ptpip_camera import Emulator
 
     return Emulator().__enter__()
 
 
-def packets(folder):
-    camera()
-    return [b"packets of a camera"]
+WHOLE = b"packets of a camera"
 
 
-def read_packets(path, whole=b"packets of a camera"):
+def read_packets(path):
     "One frame from a camera whose packets are mutated, by what the file holds."
     from debir_nb.cameras import gphoto2
     from debir_nb.cameras.protocol import Shot
 
-    gphoto2.OPENING, gphoto2.TRANSFER, gphoto2.SETTLING = 2, 0.3, 0.1
+    gphoto2.OPENING, gphoto2.TRANSFER, gphoto2.SETTLING = 0.8, 0.3, 0.1
     data = path.read_bytes()
-    camera().reset(mutate=None if data == whole else zlib.crc32(data))
+    camera().reset(mutate=None if data == WHOLE else zlib.crc32(data))
     with gphoto2.open_camera(f"gphoto2:{camera().port}") as opened:
         frame = opened.preview(Shot(2e-3, 4.0), 0.3)
     assert frame.achieved.exposure > 0 and frame.achieved.gain > 0
@@ -379,7 +377,7 @@ READERS = {
     },
     "footage.yaml": Reader(lambda folder: [TABLE], read_declarations, "footage.yaml"),
     "RAW": Reader(raw, read_photo, "odd.dng"),
-    "PTP/IP": Reader(packets, read_packets, errors=tuple(CAMERA_ERRORS.split())),
+    "PTP/IP": Reader(lambda folder: [WHOLE], read_packets, errors=tuple(CAMERA_ERRORS.split())),
     "weights": Reader(weights, read_weights),
     "baenet": Reader(baenet, read_baenet),
     "published": Reader(published, read_published),

@@ -4,18 +4,22 @@ Whatever else comes out of a reader, a signal, no end or no memory, is a fault, 
 `fuzz_readers.py`.
 """
 
+import ctypes
 import os
+import pickle
 import random
 import resource
 import signal
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 SECONDS, BYTES = 5, 2**30  # for a file
+ARENA_MAX = -8  # of mallopt
 WORDS = [
     b"\x00",
     b"\xff" * 4,
@@ -97,63 +101,90 @@ def verdict(reader, path):
 
 def child(name, reader, seeds, cases, seed, folder, into):
     "Read until the end, or until one kills; lines tell how each ended."
-    resource.setrlimit(resource.RLIMIT_AS, (used() + BYTES,) * 2)
+    for whole in seeds:
+        (folder / reader.name).write_bytes(whole)
+        reader.read(folder / reader.name)  # as it is, it can be read
+    resource.setrlimit(resource.RLIMIT_AS, (used(0) + BYTES,) * 2)
+    before = used(1)
     for i, data in files(name, seeds, cases, seed):
         path = folder / reader.name
         path.write_bytes(data)
-        os.write(into, f"{i} 0 begun\n".encode())
+        os.write(into, f"{i} 0 0 begun\n".encode())
         start = time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         said = verdict(reader, path)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        os.write(into, f"{i} {time.monotonic() - start:.3f} {said}\n".encode())
+        os.write(into, f"{i} {time.monotonic() - start:.3f} {used(1) - before} {said}\n".encode())
 
 
-def used():
-    "Address space of this process, bytes."
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+def used(field):
+    "Bytes of this process: its address space (0), or what of it is in memory (1)."
+    return int(Path("/proc/self/statm").read_text().split()[field]) * resource.getpagesize()
 
 
-def one_run(name, reader, seeds, cases, seed, folder, done):
-    "One child, until it has read them all or dies; what it says goes into `done`."
+def forked(work, *args):
+    "Do it in a process that begins as this one is now; what it writes to its last argument, and how it ended."
     out, into = os.pipe()
     if (pid := os.fork()) == 0:
-        child(name, reader, seeds, cases, seed, folder, into)
-        os._exit(0)
+        try:
+            work(*args, into)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(1)
     os.close(into)
-    with os.fdopen(out) as file:
-        for line in file:
-            i, seconds, said = line.rstrip("\n").split(" ", 2)
-            done[int(i)] = (float(seconds), said)
-    _, status, usage = os.wait4(pid, 0)
-    if status := os.waitstatus_to_exitcode(status):
+    with os.fdopen(out, "rb") as file:
+        written = file.read()
+    return written, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def make(reader, folder, into):
+    "Valid files. In a process of its own: what FFmpeg's threads leave behind is not to be inherited."
+    with os.fdopen(into, "wb") as file:
+        pickle.dump(reader.make(folder), file)
+
+
+def one_run(name, reader, seeds, cases, seed, folder):
+    "One child, until it has read them all or dies: how each case ended."
+    written, status = forked(child, name, reader, seeds, cases, seed, folder)
+    done = {}
+    for line in written.decode().splitlines():
+        i, seconds, grown, said = line.split(" ", 3)
+        done[int(i)] = (float(seconds), int(grown), said)
+    if status and not done:
+        raise AssertionError(f"{name}: a valid file is not read (see above)")
+    if status:
         said = "no end" if status == -signal.SIGALRM else f"ended by {status}"
-        done[max(done, default=0)] = (float(SECONDS), f"fault {said}")
-    return usage.ru_maxrss * 1024
+        done[max(done)] = (float(SECONDS), 0, f"fault {said}")
+    return done
 
 
 def fuzz(name, reader, cases, seed):
-    "How many were read and refused, every fault, the slowest (s), and how much memory one process took (bytes)."
+    "How many were read and refused, every fault, the slowest (s), and by how much memory grew at most (bytes)."
     import cv2
     import torch
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    ctypes.CDLL(None).mallopt(
+        ARENA_MAX, 1
+    )  # an arena for each of FFmpeg's threads reserves 64 MB, and uses none
     warnings.simplefilter("ignore")
-    done, most = {}, 0
+    done = {}
     with tempfile.TemporaryDirectory() as folder:
-        seeds, folder = reader.make(Path(folder)), Path(folder)
-        for whole in seeds:
-            (folder / reader.name).write_bytes(whole)
-            reader.read(folder / reader.name)  # as it is, it can be read
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        written, status = forked(make, reader, Path(folder))
+        assert status == 0, f"{name}: no valid files (see above)"
         while left := range(len(done), cases):
-            most = max(most, one_run(name, reader, seeds, left, seed, folder, done))
-    said = [said for _, said in done.values()]
+            done |= one_run(name, reader, pickle.loads(written), left, seed, Path(folder))
+    return told(done)
+
+
+def told(done):
+    "A summary of how the cases ended."
     return {
         "cases": len(done),
-        "read": said.count("read"),
-        "faults": {i: what for i, (_, what) in done.items() if what not in ("read", "refused")},
-        "slowest": max((seconds for seconds, _ in done.values()), default=0),
-        "grown": most - before,
+        "read": sum(said == "read" for *_, said in done.values()),
+        "faults": {i: said for i, (*_, said) in done.items() if said not in ("read", "refused")},
+        "slowest": max(seconds for seconds, *_ in done.values()),
+        "grown": max(grown for _, grown, _ in done.values()),
     }
