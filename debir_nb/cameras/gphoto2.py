@@ -243,8 +243,8 @@ def _cut(
             fcntl.ioctl(device, _RESET)
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #20f-32-gphoto2
-OPENING = 30.0  # s for the connection and the controls
-TRANSFER = 20.0  # s that a frame may take beyond its exposure and its timeout: its file is on the way
+OPENING = 20.0  # s for the connection and the controls
+TRANSFER = 10.0  # s that a frame may take beyond its exposure and its timeout: its file is on the way
 
 
 @contextlib.contextmanager
