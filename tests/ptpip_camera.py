@@ -17,8 +17,6 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
-from fuzzing import mutated
-
 TICK = Fraction(1, 10_000)  # the unit of PTP's ExposureTime, s
 SHUTTER = [
     1,
@@ -240,6 +238,8 @@ class PtpCamera:
     def send(self, sock, kind, payload=b"", drips=False):
         data = packet(kind, payload)
         if self.mutations and self.mutations.random() < 0.04:
+            from fuzzing import mutated  # not where a notebook looks for modules
+
             data = mutated(data, self.mutations)
         send_in_drops(sock, data) if drips else sock.sendall(data)
 
