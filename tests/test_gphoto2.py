@@ -282,10 +282,10 @@ def test_a_fault_in_the_middle_of_a_burst(emulator, fault, error, words):
 def test_a_camera_that_answers_drop_by_drop_is_hung_up_on(emulator, monkeypatch, operation, frames):
     "Each wait of the driver for a byte is short; without the watch they last until this camera ends them, 40 s."
     for name in ("OPENING", "TRANSFER"):
-        monkeypatch.setattr(gphoto2, name, 0.6)
+        monkeypatch.setattr(gphoto2, name, 1)
     start = time.monotonic()
     came, said = taken(
-        emulator, CameraError, drip=operation, faults={0: "refused"} if operation == "1005" else {}
+        emulator, CameraError, 2, drip=operation, faults={0: "refused"} if operation == "1005" else {}
     )
     assert len(came) == frames and time.monotonic() - start < 20
     assert ("not over after" if not frames else "does not answer") in said
