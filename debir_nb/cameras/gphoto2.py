@@ -263,18 +263,21 @@ def _within(
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
+    cause = None
     try:
         yield
     except (CameraError, _library().GPhoto2Error) as error:
         if not late.is_set():
             raise
-        raise CaptureTimeout(
-            f"{doing}: not over after {allowed:.3g} s, for the camera answers too slowly; its line was cut: look"
-            " at cable and signal, open it again, and allow more time if it needs that"
-        ) from error
+        cause = error
     finally:
         done.set()
         watcher.join()
+    if late.is_set():
+        raise CaptureTimeout(
+            f"{doing}: not over after {allowed:.3g} s, for the camera answers too slowly; its line was cut: look"
+            " at cable and signal, open it again, and allow more time if it needs that"
+        ) from cause
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #22-32-gphoto2
 def find_cameras() -> dict[str, str]:  # address -> model; empty where there are none
