@@ -275,8 +275,8 @@ def _within(
         watcher.join()
     if late.is_set():
         raise CaptureTimeout(
-            f"{doing}: not over after {allowed:.3g} s, for the camera answers too slowly; its line was cut: look"
-            " at cable and signal, open it again, and allow more time if it needs that"
+            f"{doing}: not over after {allowed:.3g} s, for the camera answers too slowly; its line was cut:"
+            " look at cable and signal, open it again, and allow more time if it needs that"
         ) from cause
 
 # %% ../../nbs/cameras/30_gphoto2.ipynb #22-32-gphoto2
