@@ -50,7 +50,7 @@ test-camera: $(STAMP)  ## the camera drivers, those of the kernel too, in a virt
 	@python -m pytest -q -m "guest or not guest" $(CAMERAS)
 
 fuzz: $(STAMP)  ## mutated files for every reader: a right value or one sentence, within 5 s and 1 GB [FUZZ_CASES=20000, FUZZ_SEED=0]
-	@FUZZ_CASES=$${FUZZ_CASES:-20000} python -m pytest -q -n $(JOBS) tests/test_fuzz*.py
+	@FUZZ_CASES=$${FUZZ_CASES:-20000} python -m pytest -q -n $(JOBS) tests/test_fuzz.py
 
 soak: $(STAMP)  ## 500 bursts and restorations in one process, and a kill before every change to files [SOAK=500, CRASH_POINTS=1000, CRASH_SEED=0]
 	@SOAK=$${SOAK:-500} CRASH_POINTS=$${CRASH_POINTS:-1000} python -m pytest -q -n $(JOBS) tests/test_soak.py tests/test_crash.py

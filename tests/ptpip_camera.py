@@ -6,6 +6,7 @@ answers are lines of JSON on the process's standard input and output, and when t
 """
 
 import json
+import random
 import socket
 import struct
 import subprocess
@@ -96,8 +97,19 @@ def array(code, values):
     return struct.pack(f"<I{len(values)}{code}", len(values), *values)
 
 
-def send(sock, kind, payload=b""):
-    sock.sendall(struct.pack("<II", 8 + len(payload), kind) + payload)
+def packet(kind, payload=b""):
+    return struct.pack("<II", 8 + len(payload), kind) + payload
+
+
+def send_in_drops(sock, data, seconds=40):
+    "A packet that claims to be longer than it is, a byte now and then."
+    claimed, end = struct.pack("<I", 2**20 + len(data)) + data[4:], time.monotonic() + seconds
+    for byte in claimed + bytes(2**20):
+        if time.monotonic() > end:
+            break
+        sock.sendall(bytes([byte]))
+        time.sleep(0.1)
+    sock.close()
 
 
 def receive(sock):
@@ -181,10 +193,25 @@ class PtpCamera:
     camera it is:
     `missing` properties, `program` (1 is manual; others are fixed to their own exposure), `steps` (every
     set exposure falls silently to one of these,
-    TICK), `nominal` (the true exposure over the marked one, which only the file knows).
+    TICK), `nominal` (the true exposure over the marked one, which only the file knows), `drip` (the operation,
+    in hexadecimal digits, or event, whose packets come drop by drop once `drops_after` frames are taken), `mutate` (the seed
+    of what happens to its packets on the way).
     """
 
-    def __init__(self, faults=None, missing=(), program=1, steps=None, nominal="1", **sensor):
+    def __init__(
+        self,
+        faults=None,
+        missing=(),
+        program=1,
+        steps=None,
+        nominal="1",
+        drip="",
+        drops_after=0,
+        mutate=None,
+        **sensor,
+    ):
+        self.drip, self.drops_after = drip, drops_after
+        self.mutations = None if mutate is None else random.Random(mutate)
         self.faults = {int(n): what for n, what in (faults or {}).items()}
         self.steps, self.nominal, self.sensor = steps, Fraction(nominal), Sensor(**sensor)
         manual = program == 1
@@ -208,6 +235,14 @@ class PtpCamera:
 
     # Packets
 
+    def send(self, sock, kind, payload=b"", drips=False):
+        data = packet(kind, payload)
+        if self.mutations and self.mutations.random() < 0.04:
+            from fuzzing import mutated  # not where a notebook looks for modules
+
+            data = mutated(data, self.mutations)
+        send_in_drops(sock, data) if drips else sock.sendall(data)
+
     def serve(self, sock):
         "One connection: the command channel, or the one for events."
         self.sockets.append(sock)
@@ -216,11 +251,11 @@ class PtpCamera:
             kind, _ = receive(sock)
             if kind == 3:
                 self.events = sock
-                return send(sock, 4)
+                return self.send(sock, 4)
             if self.connected:
-                return send(sock, 5, struct.pack("<I", 2))  # busy with somebody else
+                return self.send(sock, 5, struct.pack("<I", 2))  # busy with somebody else
             self.connected = mine = True
-            send(
+            self.send(
                 sock,
                 2,
                 struct.pack("<I", 1)
@@ -254,15 +289,17 @@ class PtpCamera:
             result, out = OK, result
         if isinstance(result, tuple):
             result, then = result
+        drips = self.drip == f"{code:04x}" and len(self.shots) >= self.drops_after
         if out is not None:
-            send(sock, 9, struct.pack("<IQ", number, len(out)))
-            send(sock, 12, struct.pack("<I", number) + out)
-        send(sock, 7, struct.pack("<HI", result, number))
+            self.send(sock, 9, struct.pack("<IQ", number, len(out)))
+            self.send(sock, 12, struct.pack("<I", number) + out, drips)
+        self.send(sock, 7, struct.pack("<HI", result, number), drips)
         if then:
             then()
 
     def event(self, code, *arguments):
-        send(self.events, 8, struct.pack(f"<HI{len(arguments)}I", code, 0xFFFFFFFF, *arguments))
+        payload = struct.pack(f"<HI{len(arguments)}I", code, 0xFFFFFFFF, *arguments)
+        self.send(self.events, 8, payload, self.drip == "event")
 
     def unplug(self):
         for sock in self.sockets:

@@ -548,6 +548,24 @@ def test_every_suffix_is_looked_at(tmp_path):
     assert len(set(RAWS)) == len(RAWS) and all(s == s.lower() and s[0] == "." for s in RAWS)
 
 
+@pytest.mark.parametrize("target", ["nowhere.dng", "9.dng"])
+def test_a_link_that_leads_nowhere_is_named(folder, target):
+    "A frame on a disk that is not mounted, or a link to itself: the burst is shorter, and that is said."
+    (folder / "9.dng").symlink_to(folder / target)
+    with pytest.warns(UserWarning, match="9.dng is a link to no file"):
+        assert len(raw_files(folder)) == 3
+
+
+@pytest.mark.parametrize(
+    "said, words", [("{\n,", "in line 2"), ("[" * 100_000, "lists no frames"), ("[]", "lists no frames")]
+)
+def test_a_damaged_manifest_is_told_in_our_own_words(folder, said, words):
+    (folder / "manifest.json").write_text(said)
+    with pytest.raises(ValueError, match=f"manifest.json is damaged .*{words}") as caught:
+        raw_files(folder)
+    assert "Error" not in str(caught.value)
+
+
 def test_pipes_are_passed_over_and_named(folder):
     os.mkfifo(folder / "9.dng")
     (folder / "folder.dng").mkdir()

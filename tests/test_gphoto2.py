@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -261,6 +263,61 @@ def test_a_fault_in_the_middle_of_a_burst(emulator, fault, error, words):
     emulator.reset()
     with open_camera(f"gphoto2:{emulator.port}") as camera:
         assert len(list(camera.burst(THREE))) == 3  # well again
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "1001",  # what kind of camera is it?
+        "1004",  # which cards has it?
+        "1014",  # what can be set?
+        "1016",  # set it
+        "100e",  # release the shutter
+        "1009",  # give the file
+        "100b",  # delete it
+        "event",  # what is new?
+        "1005",  # how much room is left? asked since a capture was refused
+    ],
+)
+def test_a_camera_that_answers_drop_by_drop_is_hung_up_on(emulator, monkeypatch, operation):
+    "Each wait of the driver for a byte is short; without the watch they last until this camera ends them, 40 s."
+    for name in ("OPENING", "TRANSFER"):
+        monkeypatch.setattr(gphoto2, name, 1)
+    start = time.monotonic()
+    came, said = taken(
+        emulator, CameraError, 2, drip=operation, faults={0: "refused"} if operation == "1005" else {}
+    )
+    assert not came and time.monotonic() - start < 20
+    # while this camera tells news drop by drop it answers nothing, which the driver itself gives up on
+    assert "not over after" in said or operation == "event"
+
+
+def test_the_answer_to_goodbye_is_not_waited_for(emulator):
+    emulator.reset(drip="1003")
+    start = time.monotonic()
+    with open_camera(f"gphoto2:{emulator.port}") as camera:
+        assert len(list(camera.burst(THREE, 2))) == 3
+    assert time.monotonic() - start < 20
+
+
+def test_hanging_up_leaves_others_alone(monkeypatch):
+    "Neither other sockets nor a file's lock."
+    asked = []
+    monkeypatch.setattr(gphoto2.fcntl, "ioctl", lambda device, what: asked.append((device.name, what)))
+    gphoto2._cut("usb:001,099")  # a device that is not there
+    assert not asked
+    listener, near = socket.create_server(("127.0.0.1", 0)), []
+    near = [socket.create_connection(listener.getsockname()) for _ in range(2)]
+    far = [listener.accept()[0] for _ in range(2)]
+    host, port = listener.getsockname()
+    gphoto2._cut(f"ptpip:{host}:{port + 1}:{port + 1}")
+    gphoto2._cut("ptpip:no.such.host.invalid")
+    near[0].sendall(b"1")
+    assert far[0].recv(1) == b"1"
+    gphoto2._cut(f"ptpip:{host}:{port}:{port}")
+    assert [line.recv(1) for line in (*near, *far)] == [b""] * 4
+    for line in (*near, *far, listener):
+        line.close()
 
 
 def test_a_camera_that_stays_busy(emulator):

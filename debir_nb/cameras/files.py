@@ -82,9 +82,9 @@ def _listed(
     try:
         names = [row["file"] for row in json.loads(manifest.read_text())["frames"]]
     except (ValueError, KeyError, TypeError, RecursionError) as e:
+        where = f"in line {e.lineno}" if isinstance(e, json.JSONDecodeError) else "it lists no frames"
         raise ValueError(
-            f"{manifest} is damaged ({type(e).__name__}: {str(e)[:80]}): remove it, and every RAW file of its"
-            " folder counts"
+            f"{manifest} is damaged ({where}): remove it, and every RAW file of its folder counts"
         ) from e
     for name in names:
         plain = isinstance(name, str) and name == os.path.basename(name) and name not in ("", ".", "..")
@@ -141,7 +141,10 @@ def raw_files(
     if listed.is_file():
         found, why = _unfinished(listed) or _listed(listed), "its manifest lists none"
     else:
-        files = [p for p in folder.iterdir() if p.suffix.lower() in RAWS and p.name[0] != "." and p.is_file()]
+        named = [p for p in folder.iterdir() if p.suffix.lower() in RAWS and p.name[0] != "."]
+        files = [p for p in named if p.is_file()]
+        if lost := [p.name for p in named if p.is_symlink() and p not in files]:
+            warnings.warn(f"{folder}: {lost[0]} is a link to no file and is passed over", stacklevel=2)
         found, why = [p for p in files if not was_restored(p)], f"no RAW files ({', '.join(RAWS)})"
         found.sort(key=natural)
         why = "only what was restored before" if files else why

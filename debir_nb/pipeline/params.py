@@ -126,7 +126,7 @@ def load_yaml(
         mark = getattr(e, "problem_mark", None)
         why = " ".join(str(getattr(e, "problem", None) or "it is nested too deep or damaged").split())
         where = f" in line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{name} is no YAML{where} ({why}): mend it there") from None
+        raise ValueError(f"{name} is no YAML{where} ({why[:200]}): mend it there") from None
 
 # %% ../../nbs/pipeline/10_params.ipynb #13b-18-pipeline
 def read_yaml(
@@ -205,10 +205,11 @@ def parse_changes(
 ) -> dict:  # name -> value
     "What the command line asks for. `ValueError` when a change has no =, or a value is no YAML."
     for change in changes:
-        if "=" not in change:
-            raise ValueError(f"{change!r} does not say what to change: write NAME=VALUE")
+        name, equals, _ = change.partition("=")
+        if not (equals and name.isprintable() and len(name) <= 80):
+            raise ValueError(f"{change[:80]!r} does not say what to change: write NAME=VALUE")
     pairs = (change.partition("=") for change in changes)
-    return {name: load_yaml(text, f"the value {text!r} of {name}") for name, _, text in pairs}
+    return {name: load_yaml(text, f"the value {text[:80]!r} of {name}") for name, _, text in pairs}
 
 # %% ../../nbs/pipeline/10_params.ipynb #15a-18-pipeline
 def _change(
