@@ -166,6 +166,24 @@ def test_no_white_in_a_dng_is_daylight_and_a_word():
     np.testing.assert_allclose(photo.white_balance, white_of(0.31271, 0.32902, D65), rtol=3e-3)
 
 
+def test_a_white_of_nothing_spoils_neither_colours_nor_daylight():
+    silent = raw_bytes(FLAT, without=(Tag.AS_SHOT_NEUTRAL,))
+    void = raw_bytes(FLAT, {Tag.AS_SHOT_WHITE: ("rational", (0, 0))}, without=(Tag.AS_SHOT_NEUTRAL,))
+    with pytest.warns(UserWarning, match="does not say its white balance"):
+        first, second = read_raw(silent), read_raw(void)
+    np.testing.assert_allclose(second.white_balance, first.white_balance, rtol=3e-3)
+    np.testing.assert_allclose(second.color_matrix, first.color_matrix, atol=3e-3)
+
+
+def test_a_mosaic_of_four_by_four_is_named_and_refused():
+    quad = {
+        Tag.CFA_SIZE: ("short", (4, 4)),
+        Tag.CFA_PATTERN: ("byte", (0, 0, 1, 1) * 2 + (1, 1, 2, 2) * 2),
+    }
+    with pytest.raises(ValueError, match="is not a Bayer mosaic"):
+        read_raw(raw_bytes(FLAT, quad))
+
+
 def test_a_dng_develops_to_its_chart():
     light = mosaicked(seen_by(D65, CHART, (0.5, 1, 0.6)))
     assert np.abs(developed(read_raw(raw_bytes(counts(light)))) - shown(COLOURS)).max() < 0.01
@@ -305,6 +323,11 @@ def test_iso_by_any_of_its_tags(said, iso):
     assert read_raw(raw_bytes(FLAT, exif=exif, without=() if "ISO" in said else (Tag.ISO,))).iso == iso
 
 
+def test_of_two_sensitivities_the_one_that_is_none_does_not_count():
+    "Older cameras write 0 before the value."
+    assert read_raw(raw_bytes(FLAT, exif={Tag.ISO: ("short", (0, 1600))})).iso == 1600
+
+
 def test_a_makers_note_beats_a_full_tag():
     assert iso_of({Tag.ISO: (65535,)}, noted=102400) == 102400 and iso_of({}, noted=320) == 320
 
@@ -340,6 +363,8 @@ def test_exposure_and_aperture_in_steps_of_powers():
     apex = {37377: ("srational", (5,)), 37378: ("rational", (3,))}
     photo = read_raw(raw_bytes(FLAT, exif=apex, without=(Tag.EXPOSURE_TIME,)))
     assert photo.exposure == Fraction(1, 32) and float(photo.f_number) == pytest.approx(2**1.5, rel=0.01)
+    empty = apex | {Tag.EXPOSURE_TIME: ("rational", (0,))}
+    assert read_raw(raw_bytes(FLAT, exif=empty)).exposure == Fraction(1, 32)
 
 
 @pytest.mark.parametrize("seconds", [Fraction(1, 8000), 30, 90, 150, 3600])

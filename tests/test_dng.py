@@ -336,7 +336,7 @@ def test_bad_files_are_refused(tmp_path):
             foreign(path, small, xtrans, 6).read_bytes(),
             foreign(path, np.stack([small] * 3, -1), photometric=34892).read_bytes(),
         ],
-        "pattern is": [
+        "is not a Bayer mosaic": [
             foreign(path, small, (3, 4, 5, 1)).read_bytes(),
             foreign(path, small, (0, 0, 1, 2)).read_bytes(),
         ],

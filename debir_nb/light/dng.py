@@ -31,7 +31,7 @@ from .degradation import cfa_sites
 from .kinds import check_kind, named_bytes
 from .raw import CameraColour, pack, unpack
 from .tags import KEPT, KEPT_EXIF, Tag, directory, iso_of, kept_of, tiff_tags
-from .white import XYZ_TO_SRGB, colour_matrix, white_balance
+from .white import DAYLIGHT, XYZ_TO_SRGB, colour_matrix, matrix_at, white_balance
 
 # %% ../../nbs/light/25_dng.ipynb #18-03-dng
 # EXIF's numbers in LibRaw's order, whose bits are: 1 columns reversed, 2 rows reversed, 4 rows and columns
@@ -423,13 +423,13 @@ def _pattern(
         tile = raw.raw_pattern
     except NotImplementedError:  # filters of more than two by two
         tile = None
-    if tile is None or tile.shape != (2, 2):
+    bayer = tile is not None and tile.shape == (2, 2)
+    pattern = "".join(chr(raw.color_desc[i]) for i in tile.flat) if bayer else None
+    if pattern not in ("RGGB", "BGGR", "GRBG", "GBRG"):
         raise ValueError(
             f"{name} is not a Bayer mosaic (X-Trans, layered or already demosaicked): only RGGB, BGGR, GRBG"
             " and GBRG are read"
         )
-    pattern = "".join(chr(raw.color_desc[i]) for i in tile.flat)
-    cfa_sites(pattern)
     return pattern
 
 # %% ../../nbs/light/25_dng.ipynb #35-03-dng
@@ -458,12 +458,14 @@ def _exposure(
     tags: dict[int, tuple | str],  # from tiff_tags
     noted: float,  # the library's reading of other tags and maker notes, s; 0: none
 ) -> Fraction | None:  # s; None where unknown
-    "Exposure time: the file's own tag first."
-    if Tag.EXPOSURE_TIME in tags:
-        exposure = Fraction(tags[Tag.EXPOSURE_TIME][0])
-    else:
-        exposure = Fraction(noted if 0 < noted < 1_000_000 else 0).limit_denominator(1_000_000)
-    return exposure if 0 < exposure < 1_000_000 else None
+    "Exposure time: the file's own tag first, then its APEX value, then what the library reads."
+    said = [tags[Tag.EXPOSURE_TIME][0]] if Tag.EXPOSURE_TIME in tags else []
+    if said and not said[0] > 0 and Tag.SHUTTER_SPEED in tags:
+        apex = float(tags[Tag.SHUTTER_SPEED][0])
+        # 0 stands for 1 s, and more often for nothing
+        said.append(Fraction(2.0**-apex).limit_denominator(1_000_000) if 0 < abs(apex) < 20 else 0)
+    said = said or [Fraction(noted if 0 < noted < 1_000_000 else 0).limit_denominator(1_000_000)]
+    return next((Fraction(exposure) for exposure in said if 0 < exposure < 1_000_000), None)
 
 # %% ../../nbs/light/25_dng.ipynb #35b-03-dng
 def _green_noise(
@@ -541,7 +543,9 @@ def _photo(
     camera, daylight = (np.array(w[:3]) for w in (raw.camera_whitebalance, raw.daylight_whitebalance))
     balance = white_balance(camera, tags, daylight, name)
     try:
-        matrix = colour_matrix(raw.color_matrix[:, :3], raw.rgb_xyz_matrix[:3], name)
+        known = raw.rgb_xyz_matrix[:3]
+        known = known if known.any() else matrix_at(tags, *DAYLIGHT) if Tag.DNG_VERSION in tags else known
+        matrix = colour_matrix(raw.color_matrix[:, :3], np.zeros((3, 3)) if known is None else known, name)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     return RawPhoto(

@@ -28,6 +28,7 @@ class Tag(IntEnum):
     STANDARD_SENSITIVITY, EXPOSURE_INDEX, ISO_SPEED = 34865, 34866, 34867  # 32 bits
     EXIF_VERSION, DATE_TAKEN, DATE_DIGITISED = 36864, 36867, 36868
     OFFSET, OFFSET_TAKEN, OFFSET_DIGITISED = 36880, 36881, 36882  # of the clock from UTC
+    SHUTTER_SPEED = 37377  # APEX: minus the binary logarithm of the exposure time
     EXPOSURE_BIAS, MAX_APERTURE, METERING, FLASH, FOCAL_LENGTH = 37380, 37381, 37383, 37385, 37386
     SUBSECOND, SUBSECOND_TAKEN, SUBSECOND_DIGITISED = 37520, 37521, 37522
     FOCAL_LENGTH_35 = 41989
@@ -287,7 +288,7 @@ def iso_of(
     noted: float | int = 0,  # what the maker's notes say, by a library; 0: nothing
 ) -> float | None:  # ISO; None where nobody says
     "The sensitivity at which a photograph was taken (Exif 2.32, Sec. 4.6.5)."
-    old = float(tags.get(Tag.ISO, (0,))[0])
+    old = next((float(iso) for iso in tags.get(Tag.ISO, ()) if iso > 0), 0.0)
     if 0 < old < 65535:
         return old
     named = _NAMED.get(tags.get(Tag.SENSITIVITY_TYPE, (0,))[0], 0)
