@@ -271,15 +271,16 @@ def to_burst(
     noise: Callable | None = None,  # gain -> (shot, read), of this camera; None: each file's NoiseProfile
 ) -> Burst:  # of equal brightness (b = 1), what the restorer takes
     """Packed linear RAW of a burst, its noise, and which samples are light (paper, Eqs. 1 and 5); the frames
-    are taken to follow each other as the paper's do. `ValueError` when the noise is not known.
+    are taken to follow each other as the paper's do. Its picture shall show the middle of frame 1, where that
+    frame is right by itself. `ValueError` when the noise is not known.
     """
     gains = torch.tensor(digital_gains(photos))
     shot, read = torch.tensor([file_noise(photo, noise) for photo in photos]).unbind(1)
     frames = torch.stack([d * normalise(from_red(photo)) for photo, d in zip(photos, gains)])[None]
     shot, read = (gains * shot)[None], (gains**2 * read)[None]
     start, stop = timeline(torch.tensor([[float(photo.exposure) for photo in photos]]))
-    counts = unsaturated(frames, shot, read, gains[None])
-    return without_defects(Burst(frames, shot, read, start, stop, counts))
+    counts, middle = unsaturated(frames, shot, read, gains[None]), (start + stop)[:, :1] / 2
+    return without_defects(Burst(frames, shot, read, start, stop, counts, middle))
 
 # %% ../../nbs/cameras/50_files.ipynb #18-34-restore-files
 def restore_photos(
