@@ -346,7 +346,7 @@ def _burst_options(
         type=positive,
         default=0.2,
         metavar="S",
-        help="seconds of the long exposure of --pair; 0.2 by default, less where the lowest ISO is too bright",
+        help="seconds of the long exposure of --pair; 0.2 by default, less where there is much light",
     )
 
 # %% ../../nbs/cameras/90_command_line.ipynb #22f-37-command-line

@@ -59,8 +59,8 @@ def capture_short_long(
     camera: Camera,  # not yet entered
     folder: str | os.PathLike,  # receives both frames, previews and manifest; must not hold a capture already
     long: float = LONG,  # exposure time of the long frame, s; less where there is light enough
-    tolerance: float
-    | None = TOLERANCE,  # how far brightness and exposures may be off, EV; None: anything goes
+    # how far brightness and exposures may be off, EV; None: anything goes
+    tolerance: float | None = TOLERANCE,
     timeout: float = 10.0,  # s that each frame may take beyond its exposure
 ) -> Capture:  # complete: frame 1 is the short one
     "Take LSD2's pair. `ValueError` and `CameraError` as `capture` and `pair_shots`."

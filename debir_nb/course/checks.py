@@ -1250,8 +1250,8 @@ def check_blur(
         "the light runs backwards: a bright point must be drawn from where it *is* to where it *goes*": (
             _rolled(sharp, -way)
         ),
-        "right and down are swapped: the first number of a way is to the right, the first index of a tensor is"
-        " a row": _rolled(sharp, way.flip(1)),
+        "right and down are swapped: the first number of a way is to the right, the first index of a"
+        " tensor is a row": _rolled(sharp, way.flip(1)),
         "you blur to both sides: the way begins at the point itself, not in its middle": (
             _rolled(sharp, way - middle)
         ),

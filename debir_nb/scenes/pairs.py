@@ -54,7 +54,7 @@ class Handheld:
 # %% ../../nbs/scenes/60_pairs.ipynb #06-60-scene-pairs
 @dataclass(frozen=True)
 class PairScenes:
-    "Scenes without end, seen by a short and a long exposure. `ValueError` for photographs that are too small."
+    "Scenes without end, seen by two exposures. `ValueError` for photographs that are too small."
 
     photos: Mapping[str, Float32[np.ndarray, "height width 3"]]  # linear; 1 is white, lamps are brighter
     side: int = 64  # of the frames, px
@@ -65,7 +65,7 @@ class PairScenes:
     def __post_init__(self):
         if not (self.photos and min(min(x.shape[:2]) for x in self.photos.values()) >= self.side):
             raise ValueError(
-                f"{len(self.photos)} photographs for frames of {self.side} px: give at least one, none smaller"
+                f"{len(self.photos)} photographs, frames of {self.side} px: give one or more, none smaller"
             )
 
     def source(
@@ -217,7 +217,7 @@ class TripodPairs:
     def __post_init__(self):
         if not (self.pairs and min(min(long.shape[:2]) for _, long in self.pairs) >= self.side):
             raise ValueError(
-                f"{len(self.pairs)} tripod pairs for frames of {self.side} px: give at least one, none smaller"
+                f"{len(self.pairs)} tripod pairs for frames of {self.side} px: give one or more, none smaller"
             )
 
     def __call__(
@@ -267,8 +267,8 @@ def one(
 def read_tripod(
     folder: str | os.PathLike,  # pictures NAME_short.png and NAME_long.png; also .jpg and .jpeg
 ) -> list[tuple[Float32[np.ndarray, "h w 3"], Float32[np.ndarray, "h w 3"]]]:  # display values
-    """A folder of yours with pairs from a tripod. `ValueError` when there is none, one exposure is missing, or
-    two have different sizes.
+    """A folder of yours with pairs from a tripod. `ValueError` when there is none, one exposure is missing,
+    or two have different sizes.
     """
     files = [p for p in sorted(Path(folder).glob("*")) if p.suffix.lower() in (".png", ".jpg", ".jpeg")]
     named = {
