@@ -18,6 +18,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from debir_nb.cameras.capture import seen_by_policy
 from debir_nb.cameras.protocol import Shot, auto_exposure, to_shots
@@ -27,7 +28,7 @@ from debir_nb.light.simulator import timeline
 
 ROOT = Path(__file__).resolve().parents[1]
 COURSE = ROOT / "nbs" / "course"
-LESSONS = sorted(COURSE.glob("0[1-5]_*.ipynb"))
+LESSONS = sorted(COURSE.glob("0[1-6]_*.ipynb"))
 SOLUTIONS = [COURSE / "solutions" / lesson.name for lesson in LESSONS]
 GUIDE = COURSE / "00_guide.ipynb"
 TITLE = re.compile(r"# (Exercise \d)\b")
@@ -374,6 +375,43 @@ def take(previews=2, motion=True, meter=True, value=None, policy_of=lambda p: p,
     return answer
 
 
+def turned(change=lambda pan, nod: (-pan, nod), roll=1.0, scale=1.0):
+    "A lamp's way, to first order, with a mistake."
+
+    def answer(rate, exposure, focal, point):
+        nod, pan, turn = rate * exposure
+        far = focal * torch.stack(change(pan, nod))
+        return scale * (far + roll * turn * torch.stack([point[1], -point[0]]))
+
+    return answer
+
+
+def exactly_carried(rate, exposure, focal, point):
+    "A lamp's way by a rotation and a projection."
+    there = Rotation.from_rotvec(-(rate * exposure).numpy()).apply([*point.tolist(), focal])
+    return focal * torch.tensor(there[:2] / there[2]) - point
+
+
+def along(way_of=lambda way: way, total=torch.mean):
+    "A picture blurred along a way, with a mistake."
+    return lambda sharp, way: total(
+        torch.stack([sharp.roll((int(y), int(x)), (0, 1)) for x, y in way_of(way)]), 0
+    )
+
+
+def by_blur(change=lambda way: way):
+    "The way whose blur fits best, with a mistake."
+    return lambda short, long, ways: change(
+        min(ways, key=lambda way: (course.straight_blur(short, way) - long).square().sum())
+    )
+
+
+def by_shift(short, long, ways):
+    "Where the long frame lies best, as if it were sharp."
+    fits = lambda way: (short.roll((int(way[1]), int(way[0])), (0, 1)) - long).square().sum()
+    return min(ways, key=fits)
+
+
 WRONG = [
     ("photon_transfer", ptc(lambda s: s[:, 0].flatten(1).var(1)), "the wall's own unevenness"),
     ("photon_transfer", ptc(lambda s: s.flatten(1).var(1)), "over the picture's pixels"),
@@ -515,6 +553,26 @@ WRONG = [
     ("take", take(value=30.0), "preview's brightness"),
     ("take", take(policy_of=lambda times: times[::-1]), "not the policy's"),
     ("take", lambda camera, policy: [], "needs two previews"),
+    ("carried", turned(lambda pan, nod: (pan, -nod), -1.0), "goes the other way"),
+    ("carried", turned(lambda pan, nod: (-nod, pan)), "is a nod"),
+    ("carried", turned(roll=0.0), "forward axis is missing"),
+    ("carried", turned(roll=-1.0), "wrong way round"),
+    ("carried", turned(scale=50.0), "that is a speed"),
+    ("carried", turned(scale=57.29578), "degrees"),
+    ("carried", turned(lambda pan, nod: (-pan / 900, nod / 900)), "focal length makes pixels"),
+    ("carried", turned(lambda pan, nod: (pan, nod)), "carries the lamp by"),
+    ("carried", lambda rate, exposure, focal, point: rate, "shape"),
+    ("blur", along(lambda way: -way), "runs backwards"),
+    ("blur", along(lambda way: way.flip(1)), "swapped"),
+    ("blur", along(lambda way: way - way.double().mean(0).round().long()), "both sides"),
+    ("blur", along(total=torch.sum), "sum over the way"),
+    ("blur", along(lambda way: way[-1:]), "at the way's end"),
+    ("blur", lambda sharp, way: sharp, "moved along the way"),
+    ("way", by_blur(lambda way: -way), "mirrored"),
+    ("way", by_shift, "half of the way"),
+    ("way", by_blur(lambda way: way.flip(0)), "swapped"),
+    ("way", lambda short, long, ways: torch.tensor(3), "number"),
+    ("way", lambda short, long, ways: ways[0], "noise apart"),
 ]
 
 
@@ -544,6 +602,9 @@ RIGHT = {
     "shots": shots(lambda value, w, t, gains: nearest_gain(value / t, gains)),
     "take": take(),
     "noise_slope": slope(lambda t, g, s, x, r: -(x * g + 2 * r * g * g) / 2 / s / t),
+    "carried": exactly_carried,  # by projection, not to first order
+    "blur": along(lambda way: way.flip(0)),  # the order of the positions does not count
+    "way": by_blur(),
 }
 
 
@@ -554,4 +615,4 @@ def test_another_right_answer_passes(name):
 
 def test_every_check_has_right_and_wrong_answers():
     checks = {name.removeprefix("check_") for name in course.__all__ if name.startswith("check_")}
-    assert checks == RIGHT.keys() == {name for name, *_ in WRONG} and len(checks) == 15
+    assert checks == RIGHT.keys() == {name for name, *_ in WRONG} and len(checks) == 18

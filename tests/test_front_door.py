@@ -69,6 +69,9 @@ ELSEWHERE = {
     "debir pair short.jpg long.jpg -o out.png": (
         "test_pair_files.py::test_a_pair_is_better_than_either_frame"
     ),
+    "debir capture --pair --out pair": (
+        "test_short_then_long.py::test_by_the_command_line_the_pair_is_restored_as_pair_does"
+    ),
     "debir simulate": "test_cli.py::test_a_photograph_is_simulated_without_trained_networks",
     "make test": "test_front_door.py::test_the_targets_of_make_are_there",
     "make test-camera": "test_front_door.py::test_the_targets_of_make_are_there",

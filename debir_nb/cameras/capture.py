@@ -298,6 +298,7 @@ def _take(
     timeout: float,  # s
     ready: Callable,  # called just before the burst
     keep: Callable,  # (number, frame), called for each frame
+    as_shots: Callable,  # see `capture`
 ) -> None:
     "Meter, preview, choose, shoot."
     with camera:
@@ -305,7 +306,7 @@ def _take(
         shot = auto_exposure(camera, timeout=timeout)
         taken.previews += [camera.preview(shot, timeout) for _ in range(2)]
         choose_exposures(taken, policy)
-        taken.shots = to_shots(taken.wanted, taken.value, camera.capabilities, tolerance)
+        taken.shots = as_shots(taken.wanted, taken.value, camera.capabilities, tolerance)
         ready()
         taken.moment = time.monotonic()
         for frame in camera.burst(taken.shots, timeout):
@@ -323,6 +324,8 @@ def capture(
     timeout: float = 10.0,  # s that each frame may take beyond its exposure
     # called when the shots are chosen, just before the burst; two cameras wait for each other here
     ready: Callable = lambda: None,
+    # exposure times become shots; `to_shots` makes all frames as bright as the preview
+    as_shots: Callable = to_shots,
 ) -> Capture:  # complete
     """Meter, preview, choose, shoot, keep. `CameraError` (its notes say what was kept) and `ValueError` for
     what went wrong, `OSError` when a frame cannot be written; the camera is released in any case (paper,
@@ -338,7 +341,7 @@ def capture(
             saved.append(disk.submit(save_frame, folder, number, frame))
 
         try:
-            _take(camera, policy, taken, tolerance, timeout, ready, keep)
+            _take(camera, policy, taken, tolerance, timeout, ready, keep, as_shots)
         except BaseException as e:
             taken.error = f"{type(e).__name__}: {e}"
             if taken.previews:

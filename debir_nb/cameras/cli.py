@@ -206,11 +206,28 @@ def _expose(
     for note in notes if not args.json else []:  # JSON has them in itself
         print(f"note: {note}", file=sys.stderr)
 
+# %% ../../nbs/cameras/90_command_line.ipynb #21b-command-line
+def _capture_pair(
+    args: argparse.Namespace,  # camera, out, accept, timeout, long, models
+) -> None:
+    "`debir capture --pair`; its modules are named, not imported, as those of `debir pair`."
+    take = imported("debir_nb.cameras.short_then_long:capture_short_long")
+    tolerance = None if args.accept else TOLERANCE
+    taken = take(open_camera(args.camera), args.out, args.long, tolerance, args.timeout)
+    print(capture_table(taken))
+    short, long, *out = (
+        Path(args.out, name) for name in ("frame_1.dng", "frame_2.dng", "pair.png", "pair.dng")
+    )
+    pair = argparse.Namespace(short=short, long=long, out=out, sensor=None, models=args.models)
+    imported("debir_nb.cameras.short_long:pair_command")(pair)
+
 # %% ../../nbs/cameras/90_command_line.ipynb #19-37-command-line
 def _capture(
-    args: argparse.Namespace,  # camera, out, accept, timeout
+    args: argparse.Namespace,  # camera, out, accept, timeout, pair, long
 ) -> None:
     "`debir capture` and `debir simulate`"
+    if args.pair:
+        return _capture_pair(args)
     policy, tolerance = _policy(args), None if args.accept else TOLERANCE
     taken = capture(open_camera(args.camera), policy, args.out, tolerance, args.timeout)
     print(capture_table(taken))
@@ -317,6 +334,20 @@ def _burst_options(
         metavar="S",
         help="seconds that a frame may take beyond its exposure",
     )
+    parser.add_argument(
+        "--pair",
+        action="store_true",
+        help="one short and one long exposure instead of a burst, 1 to 30 at four times the ISO; no policy is"
+        " asked. The pair is restored at once, to pair.png (fused) and pair.dng in the folder, as `debir pair"
+        " DIR/frame_1.dng DIR/frame_2.dng` does it again",
+    )
+    parser.add_argument(
+        "--long",
+        type=positive,
+        default=0.2,
+        metavar="S",
+        help="seconds of the long exposure of --pair; 0.2 by default, less where there is much light",
+    )
 
 # %% ../../nbs/cameras/90_command_line.ipynb #22f-37-command-line
 def _expose_options(
@@ -422,7 +453,7 @@ class Command:
     action: Callable[[argparse.Namespace], None]  # what it does with its arguments
     options: Callable[[argparse.ArgumentParser], None] | None  # adds its arguments; None: it takes none
     what: str  # it does, for --help
-    example: str  # a line to copy
+    example: str  # lines to copy
 
 # %% ../../nbs/cameras/90_command_line.ipynb #23b-37-command-line
 COMMANDS = {
@@ -436,8 +467,8 @@ COMMANDS = {
     "capture": Command(
         _capture,
         _capture_options,
-        "take a burst",
-        "debir capture --camera gphoto2 --out burst",
+        "take a burst, or a short and a long exposure",
+        "debir capture --camera gphoto2 --out burst\n         debir capture --pair --out pair",
     ),
     "simulate": Command(
         _simulate,
