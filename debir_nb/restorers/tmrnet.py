@@ -9,6 +9,7 @@ __all__ = ['FIRST_COUNT', 'RATIO', 'GROUPS', 'TAPS', 'FARTHEST', 'gamma', 'brigh
 # %% ../../nbs/restorers/62_tmrnet.ipynb #02-62-tmrnet
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -394,8 +395,8 @@ def after(
     found = self.correction(burst, unit, frames)
     if not self.residual:
         return found
-    begin = burst.start[:, 0]
-    merges = [self.started(evidence(burst.each(lambda x, k=k: x[:, :k]), begin).merged) for k in frames]
+    burst = replace(burst, instant=burst.start[:, :1])
+    merges = [self.started(evidence(burst.each(lambda x, k=k: x[:, :k])).merged) for k in frames]
     return found + torch.stack(merges, 1)
 
 # %% ../../nbs/restorers/62_tmrnet.ipynb #40-62-tmrnet
@@ -424,7 +425,8 @@ def pieces(
     say = lambda *piece: self.correction(burst.piece(*piece), unit, [n])[:, 0]
     if not self.residual:
         return say
-    found = motion(filled(burst), burst.start[:, 0])
+    burst = replace(burst, instant=burst.start[:, :1])
+    found = motion(filled(burst))
     return lambda *piece: say(*piece) + evidence_of_piece(burst, found, *piece).merged
 
 # %% ../../nbs/restorers/62_tmrnet.ipynb #44-62-tmrnet
