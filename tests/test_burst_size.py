@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from debir_nb.core import FRAME_GAP, T_MIN
-from debir_nb.policies.burst_size import BUDGETS, BurstSize, Cost, Terms, expected, random_terms, stop_chances
+from debir_nb.policies.burst_size import RANGES, BurstSize, Cost, Terms, expected, random_terms, stop_chances
 from debir_nb.training.priced_loss import errors_by_number
 
 
@@ -57,8 +57,9 @@ def test_what_cannot_happen_does_not_count_even_where_it_is_infinite():
 
 def test_the_conditions_that_it_learns_from_fill_their_range():
     terms = random_terms(4000, torch.Generator().manual_seed(0))
-    assert BUDGETS[0] <= terms.budget.min() < 1.02 * BUDGETS[0] and 0.98 * BUDGETS[1] < terms.budget.max()
-    middle = (BUDGETS[0] * BUDGETS[1]) ** 0.5
+    low, high = RANGES["budget"]
+    assert low <= terms.budget.min() < 1.02 * low and 0.98 * high < terms.budget.max() <= high
+    middle = (low * high) ** 0.5
     assert (terms.budget < middle).float().mean().item() == pytest.approx(0.5, abs=0.03)
 
 
