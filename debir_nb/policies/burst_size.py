@@ -102,7 +102,7 @@ class Terms:
         return Terms(*(x.to(device) for x in (self.budget, self.second, self.joule)))
 
 # %% ../../nbs/policies/70_burst_size.ipynb #17-burst-size
-# conditions that are learned: s, and prices in the unit of a logarithm of the loss, of which 0.1 is about 1 dB
+# what is learned: s, and prices in the unit of a logarithm of the loss, of which 0.1 is about 1 dB
 RANGES = {"budget": (0.015, 0.15), "second": (0.5, 100.0), "joule": (5.0, 1000.0)}
 
 # %% ../../nbs/policies/70_burst_size.ipynb #18-burst-size
