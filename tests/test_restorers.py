@@ -12,7 +12,7 @@ from debir_nb.light.degradation import burst_gains, standard_normal
 from debir_nb.light.sensor import Burst, still_burst
 from debir_nb.light.simulator import Simulator, collect
 from debir_nb.restorers import merge
-from debir_nb.restorers.alignment import Motion, motion
+from debir_nb.restorers.alignment import Motion, kriging, mean_of_others, motion
 from debir_nb.restorers.by_name import fresh_restorer, load_restorer
 from debir_nb.restorers.full_size import (
     SharedAttention,
@@ -203,6 +203,24 @@ def test_alignment_finds_how_far_a_scene_has_moved_since_the_burst_began(speed):
     found = motion(burst).field[0, :, 0, 12:-12, 12:-12].flatten(1).median(1).values
     assert (found - speed * (torch.arange(4) + 0.5)).abs().max() < 0.3
 
+
+def test_what_rounding_leaves_of_others_is_no_knowledge():
+    trust = 10 ** (16 * torch.rand(64, 4, 32, 32, generator=generator(0)) - 8)
+    grey = torch.rand(trust.shape, generator=generator(1))
+    mean, others = mean_of_others(grey, trust)
+    # sums of more than 1e-5 of the total are known to a hundredth, in single precision
+    assert (mean >= -0.02).all() and (mean <= 1.02).all() and (others >= 0).all()
+    alone = torch.tensor([5e6, 0.0, 0.0])[None, :, None, None]
+    mean, others = mean_of_others(torch.full_like(alone, 0.3), alone)
+    assert others[0, 0] == 0 and mean[0, 0] == 0.3  # nobody contradicts it
+
+
+def test_weights_of_displacements_are_exact_when_motion_is_fast():
+    middles = torch.arange(8)[None] * 0.012
+    times, anchor = torch.linspace(-0.005, 0.1, 9)[None], torch.tensor([2])
+    errors = torch.full((1, 8), 1e-8).index_fill(1, anchor, 1e-12)
+    exact = kriging(middles.double(), times.double(), anchor, errors.double())
+    torch.testing.assert_close(kriging(middles, times, anchor, errors).double(), exact, atol=1e-3, rtol=0)
 
 def test_the_merge_of_a_moving_scene_is_far_above_its_mean():
     burst, truth = taken(speed=2.0)

@@ -163,8 +163,11 @@ def mean_of_others(
     trust: Float[Tensor, "b n h w"],  # their inverse variances
 ) -> tuple[Float[Tensor, "b n h w"], Float[Tensor, "b n h w"]]:  # the means and their inverse variances
     "For every frame, what the others say together."
-    others = (trust.sum(1, keepdim=True) - trust).clamp(min=1e-30)
-    return ((trust * grey).sum(1, keepdim=True) - trust * grey) / others, others
+    total = trust.sum(1, keepdim=True)
+    others = total - trust
+    others = torch.where(others > 1e-5 * total, others, 0.0)  # less is what rounding leaves
+    mean = ((trust * grey).sum(1, keepdim=True) - trust * grey) / others.clamp(min=1e-30)
+    return torch.where(others > 0, mean, grey), others
 
 # %% ../../nbs/restorers/15_alignment.ipynb #19d-alignment
 def share_of_trust(
@@ -348,13 +351,13 @@ def kriging(
     errors: Float[Tensor, "b n"],  # lambda_i over the squared speed, s^2
 ) -> Float[Tensor, "b m n"]:  # weights of the measured displacements for each time
     "Weights of the best linear guess of displacements at any times."
-    f = 2 * math.pi * torch.logspace(*(math.log10(end) for end in BAND), 12).to(middles)
-    phase = f * torch.cat([middles, times], 1)[..., None]
+    f = 2 * math.pi * torch.logspace(*(math.log10(end) for end in BAND), 12).to(middles).double()
+    phase = f * torch.cat([middles, times], 1).double()[..., None]  # fast motion makes waves nearly alike
     waves = torch.cat([phase.sin() / f, phase.cos() / f], -1) / len(f) ** 0.5
     waves = waves - waves[torch.arange(len(anchor), device=anchor.device), anchor][:, None]
     between, n = waves @ waves.mT, middles.shape[1]
-    measured = between[:, :n, :n] + torch.diag_embed(errors)
-    return torch.linalg.solve_ex(measured, between[:, :n, n:])[0].mT
+    measured = between[:, :n, :n] + torch.diag_embed(errors.double())
+    return torch.linalg.solve_ex(measured, between[:, :n, n:])[0].mT.to(middles)
 
 # %% ../../nbs/restorers/15_alignment.ipynb #25-alignment
 def _errors(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .alignment import TAIL, box_mean
 from .apply_kernels import neighbours, weighed
+from .black import unclipped
 from .merge import Aligned, Evidence
 
 # %% ../../nbs/restorers/50_kernels.ipynb #05-kernels
@@ -245,4 +246,8 @@ def from_evidence(
     fused = over_light(seen, kernels)
     left = weighed(seen.variance, kernels.square()).clamp(min=1e-12)
     correction = left.sqrt() * self.second(told_of_mean(seen, fused, left))
-    return fused + correction - box_mean(correction, FAR)
+    picture, shares = fused + correction - box_mean(correction, FAR), kernels.sum(2)
+    read, shot = (
+        torch.einsum("bnhw,bn->bhw", shares, x)[:, None] for x in (seen.burst.read, seen.burst.shot)
+    )
+    return unclipped(picture, read, shot)
