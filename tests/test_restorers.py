@@ -222,6 +222,7 @@ def test_weights_of_displacements_are_exact_when_motion_is_fast():
     exact = kriging(middles.double(), times.double(), anchor, errors.double())
     torch.testing.assert_close(kriging(middles, times, anchor, errors).double(), exact, atol=1e-3, rtol=0)
 
+
 def test_the_merge_of_a_moving_scene_is_far_above_its_mean():
     burst, truth = taken(speed=2.0)
     at_rest = psnr(Merge()(taken()[0]), taken()[1])
