@@ -14,7 +14,8 @@ from PIL import Image
 
 from debir_nb.cameras import simulated as simulated_camera
 from debir_nb.cameras.capture import Capture
-from debir_nb.cameras.cli import beyond, find_cameras, main, open_camera
+from debir_nb.cameras.cli import main
+from debir_nb.cameras.commands import beyond, find_cameras, open_camera
 from debir_nb.cameras.protocol import NoCamera
 from debir_nb.closure import package
 from debir_nb.core import PREVIEW_TIME
@@ -83,6 +84,27 @@ def test_every_help_has_an_example(command, capsys):
     assert caught.value.code == 0 and f"example: debir {command or 'capture'}" in said
     if command is None:
         assert all(name in said for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["--help"],
+        ["--version"],
+        ["restor"],
+        ["pair", "--help"],
+        ["restore", "a", "-o"],
+        ["capture", "--timeout=0"],
+    ],
+)
+def test_help_and_a_slip_of_the_finger_import_nothing_heavy(line):
+    heavy = "{'torch', 'numpy', 'PIL', 'scipy', 'cv2', 'matplotlib', 'fastcore'}"
+    code = f"""import sys
+from debir_nb.cameras.cli import main
+try: main({line!r})
+except SystemExit: print("heavy:", {heavy} & set(sys.modules))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.endswith("heavy: set()\n")
 
 
 def test_cameras_are_listed_and_a_backend_without_its_package_says_how_to_get_it(
@@ -191,7 +213,7 @@ def test_an_interval_rescales_the_motion(models, burst, capsys):
 
 def test_a_burst_is_restored_to_dng_and_png(models, burst, tmp_path, capsys, monkeypatch):
     kept = []
-    monkeypatch.setattr("debir_nb.cameras.cli.keep_memory", lambda: kept.append(True))
+    monkeypatch.setattr("debir_nb.cameras.commands.keep_memory", lambda: kept.append(True))
     main(
         [
             "restore",
@@ -238,6 +260,7 @@ def test_a_photograph_is_simulated_without_trained_networks(tmp_path, capsys):
     [
         (["restore", "nowhere", "-o", "x.jpg"], "write .dng"),
         (["restore", "nowhere", "-o", "x.png"], "nowhere is not a folder"),
+        (["restore", "nowhere", "-o", "x.png", "--sensor", "Leica"], "'Leica': choose one of DEBIR, "),
         (
             ["capture", "--policy", "bracket", "--camera", "leica", "--out", "OUT"],
             "leica is not the address of a camera",
@@ -279,7 +302,9 @@ def test_numbers_that_must_be_above_0(line, number, capsys):
 def test_a_place_that_cannot_be_written_is_found_before_the_work(models, burst, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.png").mkdir()
-    monkeypatch.setattr("debir_nb.cameras.cli.restore_photos", lambda *_: pytest.fail("restored in vain"))
+    monkeypatch.setattr(
+        "debir_nb.cameras.commands.restore_photos", lambda *_: pytest.fail("restored in vain")
+    )
     for name, words in (("file/r.png", "cannot be written"), ("folder.png", "is a folder")):
         assert words in fails("restore", burst, "-o", tmp_path / name, "--models", models)
     assert "cannot be written" in fails("export", tmp_path / "file" / "baenet.onnx", "--models", models)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from debir_nb.cameras import cli
+from debir_nb.cameras import cli, commands
 from debir_nb.cameras.capture import capture
 from debir_nb.cameras.files import raw_files
 from debir_nb.cameras.protocol import CameraLost, ExposureRefused, Range, Steps
@@ -115,7 +115,7 @@ class Unplugged(SimulatedCamera):
 
 def test_the_short_frame_stays_when_the_long_one_does_not_come(tmp_path, monkeypatch):
     lost = camera(kind=Unplugged)
-    monkeypatch.setattr(cli, "open_camera", lambda address: lost)
+    monkeypatch.setattr(commands, "open_camera", lambda address: lost)
     with pytest.raises(SystemExit, match="does not answer.*\n1 frames are kept"):
         cli.main(["capture", "--pair", "--out", str(tmp_path / "pair")])
     said = json.loads((tmp_path / "pair/manifest.json").read_text())

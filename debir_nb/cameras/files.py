@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RESTORED', 'UPRIGHT', 'write_photo', 'was_restored', 'raw_files', 'check_suffix', 'check_output', 'check_burst',
-           'read_burst', 'from_red', 'file_noise', 'gathered', 'digital_gains', 'to_burst', 'restore_photos',
-           'picture_of', 'save_restored', 'restore_folder']
+           'read_burst', 'from_red', 'file_noise', 'published_noise', 'gathered', 'digital_gains', 'to_burst',
+           'restore_photos', 'picture_of', 'save_restored', 'restore_folder']
 
 # %% ../../nbs/cameras/50_files.ipynb #02-34-restore-files
 import json
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .protocol import Shot
 from ..disk import atomic
+from ..light.calibration import SENSORS
 from debir_nb.light.dng import (
     SOFTWARE,
     RawPhoto,
@@ -246,6 +247,15 @@ def file_noise(
         if noise is None
         else tuple(v.item() for v in noise(torch.tensor(photo.iso / 100, dtype=torch.float64)))
     )
+
+# %% ../../nbs/cameras/50_files.ipynb #14b-files
+def published_noise(
+    name: str | None,  # one of SENSORS; None or empty: none of them
+) -> Callable | None:  # gain -> (shot, read); None: what the files say
+    "Noise of a published sensor. `ValueError` for an unknown name."
+    if name and name not in SENSORS:
+        raise ValueError(f"there is no published sensor {name!r}: choose one of {', '.join(SENSORS)}")
+    return SENSORS[name].noise if name else None
 
 # %% ../../nbs/cameras/50_files.ipynb #15-34-restore-files
 def gathered(

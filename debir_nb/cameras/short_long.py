@@ -6,8 +6,7 @@
 __all__ = ['UNLIKE', 'WHITE_SHARE', 'BLACK_SHARE', 'BLACK', 'STEPS', 'DEVELOPED_READ', 'DEVELOPED_SHOT', 'WINDOW', 'PairFile',
            'exif_exposure', 'read_pair_file', 'check_same_scene', 'in_order', 'check_light', 'calm_variance',
            'measured_noise', 'alike', 'place', 'moved_by', 'Pair', 'noise_of', 'make_pair', 'disagreement', 'PairMerge',
-           'restore_pair', 'developed', 'fused', 'check_pair_output', 'save_pair', 'pair_restorer', 'pair_options',
-           'pair_command']
+           'restore_pair', 'developed', 'fused', 'check_pair_output', 'save_pair', 'pair_restorer', 'pair_command']
 
 # %% ../../nbs/cameras/55_pair_of_files.ipynb #02-pair-of-files
 import argparse
@@ -25,9 +24,8 @@ from PIL import Image
 from scipy.optimize import nnls
 from torch import Tensor
 
-from .files import UPRIGHT, file_noise, from_red, save_restored
+from .files import UPRIGHT, file_noise, from_red, published_noise, save_restored
 from ..disk import atomic
-from ..light.calibration import SENSORS
 from ..light.dng import RawPhoto, normalise, read_raw
 from ..light.footage import RAWS, read_image
 from ..light.pairs import for_display
@@ -424,42 +422,16 @@ def pair_restorer(
         )
     return restorer
 
-# %% ../../nbs/cameras/55_pair_of_files.ipynb #42-pair-of-files
-def pair_options(
-    parser: argparse.ArgumentParser,  # of `debir pair`
-) -> None:
-    "Two files, and what becomes of them."
-    parser.add_argument("short", help="RAW, JPEG or PNG: the short exposure")
-    parser.add_argument("long", help="the long one, of the same kind; the other way round is found out")
-    parser.add_argument(
-        "-o",
-        "--out",
-        required=True,
-        type=Path,
-        action="append",
-        metavar="FILE",
-        help=".png (fused), or of RAW files .dng (linear, as bright as the short one); may be given twice",
-    )
-    parser.add_argument(
-        "--sensor",
-        choices=list(SENSORS),
-        help="noise of a published sensor; by default the files' NoiseProfile, else it is measured",
-    )
-    parser.add_argument(
-        "--models",
-        metavar="DIR",
-        help="folder with pair.pt, a trained restorer of RAW pairs; by default that in $DEBIR_MODELS",
-    )
-
 # %% ../../nbs/cameras/55_pair_of_files.ipynb #43-pair-of-files
 def pair_command(
     args: argparse.Namespace,  # short, long, out, sensor, models
 ) -> None:
     "`debir pair`"
+    noise = published_noise(args.sensor)
     files = read_pair_file(args.short), read_pair_file(args.long)
     for path in args.out:
         check_pair_output(path, files[0])
-    pair = make_pair(*files, SENSORS[args.sensor].noise if args.sensor else None)
+    pair = make_pair(*files, noise)
     restored = restore_pair(pair, pair_restorer(args.models, pair))
     for path in args.out:
         save_pair(path, restored, pair)
