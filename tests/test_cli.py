@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from debir_nb.cameras import demo
 from debir_nb.cameras import simulated as simulated_camera
 from debir_nb.cameras.capture import Capture
 from debir_nb.cameras.cli import main
@@ -30,7 +31,7 @@ from debir_nb.restorers.kernels import Kernels
 from debir_nb.weights.pretrained import NETWORKS, load_pretrained, network_files, ship
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ["cameras", "expose", "capture", "simulate", "restore", "export", "pair"]
+COMMANDS = ["demo", "cameras", "expose", "capture", "simulate", "restore", "export", "pair"]
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +247,20 @@ def test_a_burst_is_restored_by_the_restorer_that_is_named(burst, tmp_path, word
         "restore", burst, "-o", tmp_path / "s.dng", "--models", tmp_path, "--restorer", "noise_burstormer"
     )
     assert "there are no weights of noise_burstormer" in said and not (tmp_path / "s.dng").exists()
+
+
+def test_a_trial_is_measured_kept_and_not_overwritten(tmp_path, monkeypatch, capsys):
+    whole = demo.candlelight
+    monkeypatch.setattr(demo, "candlelight", lambda: whole((96, 96)))
+    main(["demo", "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    alone, _, ours = (float(db) for db in re.findall(r"([0-9.]+) dB", said))
+    assert ours > alone + 5 and (tmp_path / "demo.png").stat().st_size > 10_000
+    before = sorted((tmp_path / "burst").iterdir())
+    assert len([path for path in before if path.suffix == ".dng"]) == 4
+    assert "holds a capture" in fails("demo", "--out", tmp_path)
+    assert sorted((tmp_path / "burst").iterdir()) == before
+    main(["restore", str(tmp_path / "burst"), "-o", str(tmp_path / "again.dng")])
 
 
 def test_a_photograph_is_simulated_without_trained_networks(tmp_path, capsys):

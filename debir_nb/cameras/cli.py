@@ -204,6 +204,16 @@ def _pair_options(
         help="folder with pair.pt, a trained restorer of RAW pairs; by default that in $DEBIR_MODELS",
     )
 
+# %% ../../nbs/cameras/90_command_line.ipynb #22l-command-line
+def _demo_options(
+    parser: argparse.ArgumentParser,  # of `debir demo`
+) -> None:
+    "Where its files go."
+    _shared_options(parser)
+    parser.add_argument(
+        "--out", default="demo", metavar="DIR", help="folder for the bursts and demo.png; demo by default"
+    )
+
 # %% ../../nbs/cameras/90_command_line.ipynb #23-37-command-line
 @dataclass(frozen=True)
 class Command:
@@ -216,6 +226,12 @@ class Command:
 
 # %% ../../nbs/cameras/90_command_line.ipynb #23b-37-command-line
 COMMANDS = {
+    "demo": Command(
+        "debir_nb.cameras.demo:demo_command",
+        _demo_options,
+        "see in a minute what it is: a burst in little light, restored",
+        "debir demo",
+    ),
     "cameras": Command(
         "debir_nb.cameras.commands:cameras_command", None, "list the cameras that are there", "debir cameras"
     ),
