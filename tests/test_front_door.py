@@ -37,6 +37,7 @@ PAGES = (
     "results/README.md",
 )
 HERE = [
+    "debir demo",
     "debir cameras",
     "debir capture --camera simulated --out burst",
     "debir restore burst -o restored.png",
@@ -157,7 +158,8 @@ def work(tmp_path_factory):
 
 def test_the_camera_commands_work_from_an_empty_folder(work):
     folder, printed, _ = work
-    assert "simulated" in printed[0] and "achieved" in printed[1]
+    assert "DEBIR, restored" in printed[0] and (folder / "demo" / "demo.png").exists()
+    assert "simulated" in printed[1] and "achieved" in printed[2]
     assert (folder / "restored.png").stat().st_size > 1000
     assert len(list((folder / "burst").glob("*.dng"))) == 4 and (folder / "burst" / "manifest.json").exists()
 
