@@ -8,7 +8,7 @@ _PLACES = {  # name -> where it is defined
     "BAENet": "policies.baenet.BAENet",
     "Burstormer": "restorers.burstormer.Burstormer",
     "Simulator": "light.simulator.Simulator",
-    "expose": "cameras.cli.expose",
+    "expose": "cameras.commands.expose",
     "load_pretrained": "weights.pretrained.load_pretrained",
     "restore": "cameras.files.restore_folder",
     "save_restored": "cameras.files.save_restored",
