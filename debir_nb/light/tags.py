@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TYPES', 'KEPT', 'KEPT_EXIF', 'TEXTS', 'MOST', 'FEW', 'LONGEST', 'Readable', 'Tag', 'encode', 'directory', 'kept_of',
-           'tiff_tags', 'iso_of']
+           'places', 'entries', 'tiff_tags', 'iso_of']
 
 # %% ../../nbs/light/23_tags.ipynb #02-tags
 import math
@@ -21,6 +21,7 @@ class Tag(IntEnum):
     SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
     MAKE, MODEL, STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_ROWS = 271, 272, 273, 274, 277, 278
     STRIP_BYTES, PLANAR, SOFTWARE, DATE, ARTIST = 279, 284, 305, 306, 315
+    PREDICTOR, TILE_WIDTH, TILE_ROWS = 317, 322, 323
     TILE_OFFSETS, TILE_BYTES, SUB_DIRECTORIES, SAMPLE_FORMAT = 324, 325, 330, 339
     CFA_SIZE, CFA_PATTERN, COPYRIGHT, EXPOSURE_TIME, F_NUMBER, EXIF = 33421, 33422, 33432, 33434, 33437, 34665
     EXPOSURE_PROGRAM = 34850
@@ -195,29 +196,40 @@ def _text(
     found = bytes(data[where : where + min(count, LONGEST)]).split(b"\0")[0]
     return found.decode("utf-8", "replace").strip()
 
+# %% ../../nbs/light/23_tags.ipynb #22b-tags
+def places(
+    data: Readable,  # the whole file
+    order: str,  # byte order, '<' or '>'
+    offset: int,  # where the directory begins, bytes
+) -> Iterator[
+    tuple[Tag, tuple[str, str], int, int]
+]:  # tag, type's name and code, count, where its values are
+    "The known tags of one directory, as they are listed."
+    kinds = {number: (name, code) for name, (number, code) in TYPES.items()}
+    length = struct.unpack_from(order + "H", data, offset)[0]
+    for at in range(offset + 2, offset + 2 + 12 * length, 12):
+        number, kind, count = struct.unpack_from(order + "HHI", data, at)
+        if kind in kinds and number in Tag._value2member_map_:
+            short = struct.calcsize("=" + kinds[kind][1]) * count <= 4
+            where = at + 8 if short else struct.unpack_from(order + "I", data, at + 8)[0]
+            yield Tag(number), kinds[kind], count, where
+
 # %% ../../nbs/light/23_tags.ipynb #22-tags
-def _entries(
+def entries(
     data: Readable,  # the whole file
     order: str,  # byte order, '<' or '>'
     offset: int,  # where the directory begins, bytes
 ) -> dict[int, tuple | str]:  # tag number -> values; fractions where the type has them
     "Known tags of one directory; what is only passed on is left out where it is damaged."
-    kinds, tags = {number: (name, code) for name, (number, code) in TYPES.items()}, {}
-    length = struct.unpack_from(order + "H", data, offset)[0]
-    for at in range(offset + 2, offset + 2 + 12 * length, 12):
-        number, kind, count = struct.unpack_from(order + "HHI", data, at)
-        if number in tags or kind not in kinds or number not in Tag._value2member_map_:
+    tags = {}
+    for tag, (name, code), count, where in places(data, order, offset):
+        if tag in tags or (name == "ascii") != (tag in TEXTS):
             continue
-        tag, (name, code) = Tag(number), kinds[kind]
-        if (name == "ascii") != (tag in TEXTS):
-            continue
-        short = struct.calcsize("=" + code) * count <= 4
-        where = at + 8 if short else struct.unpack_from(order + "I", data, at + 8)[0]
         try:
             if name == "ascii":
-                tags[number] = _text(data, where, count)
+                tags[tag.value] = _text(data, where, count)
             else:
-                tags[number] = _numbers(data, where, (order, name, code), tag, count)
+                tags[tag.value] = _numbers(data, where, (order, name, code), tag, count)
         except (ValueError, struct.error):
             if tag not in KEPT | KEPT_EXIF:
                 raise
@@ -249,12 +261,12 @@ def _directories(
     order: str,  # byte order, '<' or '>'
 ) -> dict[int, tuple | str]:  # tag number -> values
     "Tags of the main directory, of the mosaic's and of the Exif directory, later ones winning."
-    tags = _entries(data, order, struct.unpack_from(order + "I", data, 4)[0])
-    subs = [_entries(data, order, int(offset)) for offset in tags.get(Tag.SUB_DIRECTORIES, ())]
-    exif = [_entries(data, order, int(offset)) for offset in tags.get(Tag.EXIF, ())]
+    tags = entries(data, order, struct.unpack_from(order + "I", data, 4)[0])
+    subs = [entries(data, order, int(offset)) for offset in tags.get(Tag.SUB_DIRECTORIES, ())]
+    exif = [entries(data, order, int(offset)) for offset in tags.get(Tag.EXIF, ())]
     mosaics = [sub for sub in subs if sub.get(Tag.PHOTOMETRIC) == (32803,)]
     if data[8:10] == b"CR":
-        mosaics.append(_entries(data, order, struct.unpack_from(order + "I", data, 12)[0]))
+        mosaics.append(entries(data, order, struct.unpack_from(order + "I", data, 12)[0]))
     for found in mosaics + exif:
         tags |= found
     return tags
