@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RESTORED', 'EQUAL', 'UPRIGHT', 'write_photo', 'was_restored', 'raw_files', 'check_suffix', 'check_output',
            'check_burst', 'read_burst', 'from_red', 'file_noise', 'gathered', 'digital_gains', 'to_burst',
-           'with_caution', 'full_stays_full', 'restore_photos', 'picture_of', 'save_restored', 'restore_folder']
+           'equally_bright', 'restore_photos', 'picture_of', 'save_restored', 'restore_folder']
 
 # %% ../../nbs/cameras/50_files.ipynb #02-34-restore-files
 import json
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ..restorers.caution import Cautious
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -38,9 +37,10 @@ from debir_nb.light.dng import (
 from ..light.footage import natural
 from ..light.kinds import RAWS
 from ..light.raw import develop
-from ..light.sensor import WHITE, Burst, unsaturated
+from ..light.sensor import Burst, unsaturated
 from ..light.simulator import timeline
 from ..light.tags import Tag, tiff_tags
+from ..restorers.caution import Cautious, near_first
 from ..restorers.defects import without_defects
 from ..restorers.full_size import restore_full_size
 from ..restorers.kernels import Kernels
@@ -288,25 +288,12 @@ def to_burst(
 EQUAL = 2 ** (2 / 3)  # light of the brightest frame over that of the darkest, where they pass for equal
 
 
-def with_caution(
-    restorer: RestorerNet,  # in evaluation mode
-    photos: Sequence[RawPhoto],  # that it shall restore
-) -> RestorerNet:  # the same, or the same with caution
-    "Who restores a burst: of unequal light, and of one frame, a network is followed as far as noise goes."
+def equally_bright(
+    photos: Sequence[RawPhoto],  # of one burst
+) -> bool:  # whether
+    "Whether a burst is of the kind that networks learn from: several frames, and one brightness."
     light = gathered(photos)
-    ordinary = len(light) > 1 and max(light) <= EQUAL * min(light)
-    return restorer if ordinary or not isinstance(restorer, Kernels) else Cautious(restorer).eval()
-
-# %% ../../nbs/cameras/50_files.ipynb #17c-34-restore-files
-def full_stays_full(
-    restored: Float[Tensor, "1 4 h w"],  # linear RAW
-    burst: Burst,  # of which, from `to_burst`
-) -> Float[Tensor, "1 4 h w"]:  # linear RAW
-    "No sample of frame 1 that is full, while another frame's counts, comes out darker than a full one can be."
-    first, counts = burst.frames[:, 0], burst.counts
-    full = (first >= WHITE) & ~counts[:, 0] & counts.any(1)
-    least = WHITE - (burst.read[:, :1] + burst.shot[:, :1]).sqrt()[..., None, None]
-    return torch.where(full, restored.maximum(least), restored)
+    return len(light) > 1 and max(light) <= EQUAL * min(light)
 
 # %% ../../nbs/cameras/50_files.ipynb #18-34-restore-files
 def restore_photos(
@@ -319,8 +306,10 @@ def restore_photos(
     noise is not known.
     """
     burst = to_burst(photos, noise)
-    restored = restore_full_size(with_caution(restorer, photos), burst, memory)
-    return full_stays_full(restored, burst).clamp(0, 1)
+    if equally_bright(photos):
+        return restore_full_size(restorer, burst, memory).clamp(0, 1)
+    careful = Cautious(restorer).eval() if isinstance(restorer, Kernels) else restorer
+    return near_first(restore_full_size(careful, burst, memory), burst).clamp(0, 1)
 
 # %% ../../nbs/cameras/50_files.ipynb #20-34-restore-files
 UPRIGHT = {

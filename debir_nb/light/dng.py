@@ -588,9 +588,11 @@ def _why(
     tags: dict[int, tuple | str],  # from tiff_tags
 ) -> str:  # the rest of a sentence
     "Why LibRaw does not read a file."
-    packed = tags.get(Tag.COMPRESSION, (1,))[0]
-    if Tag.DNG_VERSION in tags and tags.get(Tag.PHOTOMETRIC) == (32803,) and packed not in READ + DEFLATE:
-        return f"its compression is number {packed}, which no DNG should have: convert it with Adobe DNG Converter"
+    packed, mosaic = tags.get(Tag.COMPRESSION, (1,))[0], tags.get(Tag.PHOTOMETRIC) == (32803,)
+    if Tag.DNG_VERSION in tags and mosaic and packed not in READ + DEFLATE:
+        return (
+            f"its compression is number {packed}, which is none of a DNG: convert it with Adobe DNG Converter"
+        )
     return "it is damaged or of an unknown kind"
 
 # %% ../../nbs/light/25_dng.ipynb #37-03-dng
