@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TAPS', 'FAR', 'Block', 'Together', 'UNet', 'unlike', 'over_light', 'log', 'asinh', 'told_of_frames', 'told_of_mean',
-           'Kernels']
+           'Kernels', 'lit']
 
 # %% ../../nbs/restorers/50_kernels.ipynb #02-kernels
 import torch
@@ -235,6 +235,32 @@ def kernels(
     logits = logits + (seen.shares.mean(2, keepdim=True) + 1e-4).log() + 8.0 * own[:, None, None]
     return logits.flatten(1, 2).softmax(1).unflatten(1, (n, TAPS**2))
 
+# %% ../../nbs/restorers/50_kernels.ipynb #20a-kernels
+@patch
+def drawn(
+    self: Kernels,
+    seen: Evidence,  # n frames, of the instant that is wanted
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b n k h w"]]:  # linear RAW, and of what weights
+    "The picture whose black is still cut off, and the kernels that it was drawn with."
+    kernels = self.kernels(seen)
+    fused = over_light(seen, kernels)
+    left = weighed(seen.variance, kernels.square()).clamp(min=1e-12)
+    correction = left.sqrt() * self.second(told_of_mean(seen, fused, left))
+    return fused + correction - box_mean(correction, FAR), kernels
+
+# %% ../../nbs/restorers/50_kernels.ipynb #20b-kernels
+def lit(
+    seen: Evidence,  # n frames
+    kernels: Float[Tensor, "b n k h w"],  # weights of k = TAPS^2 neighbours
+    picture: Float[Tensor, "b c h w"],  # drawn with them, linear RAW
+) -> Float[Tensor, "b c h w"]:  # linear RAW, not clipped
+    "A picture with the light that its frames lost below black (`restorers/47_black`)."
+    shares = kernels.sum(2)
+    read, shot = (
+        torch.einsum("bnhw,bn->bhw", shares, x)[:, None] for x in (seen.burst.read, seen.burst.shot)
+    )
+    return unclipped(picture, read, shot)
+
 # %% ../../nbs/restorers/50_kernels.ipynb #21-kernels
 @patch
 def from_evidence(
@@ -242,12 +268,5 @@ def from_evidence(
     seen: Evidence,  # n frames, of the instant that is wanted
 ) -> Float[Tensor, "b c h w"]:  # linear RAW, not clipped
     "The picture at the instant that the evidence is of."
-    kernels = self.kernels(seen)
-    fused = over_light(seen, kernels)
-    left = weighed(seen.variance, kernels.square()).clamp(min=1e-12)
-    correction = left.sqrt() * self.second(told_of_mean(seen, fused, left))
-    picture, shares = fused + correction - box_mean(correction, FAR), kernels.sum(2)
-    read, shot = (
-        torch.einsum("bnhw,bn->bhw", shares, x)[:, None] for x in (seen.burst.read, seen.burst.shot)
-    )
-    return unclipped(picture, read, shot)
+    picture, kernels = self.drawn(seen)
+    return lit(seen, kernels, picture)
