@@ -13,6 +13,7 @@ from debir_nb.light.sensor import Burst, still_burst
 from debir_nb.light.simulator import Simulator, collect
 from debir_nb.restorers import merge
 from debir_nb.restorers.alignment import Motion, kriging, mean_of_others, motion
+from debir_nb.restorers.black import unclipped
 from debir_nb.restorers.by_name import fresh_restorer, load_restorer
 from debir_nb.restorers.full_size import (
     SharedAttention,
@@ -213,6 +214,16 @@ def test_what_rounding_leaves_of_others_is_no_knowledge():
     alone = torch.tensor([5e6, 0.0, 0.0])[None, :, None, None]
     mean, others = mean_of_others(torch.full_like(alone, 0.3), alone)
     assert others[0, 0] == 0 and mean[0, 0] == 0.3  # nobody contradicts it
+
+
+@pytest.mark.parametrize("shot", [1e-4, 1e-2])
+def test_dark_frames_whose_file_knows_no_read_noise_are_numbers(shot):
+    dark = 10 ** (-6 + 5 * torch.rand(1, 4, 32, 32, generator=generator(0)))
+    restored = unclipped(dark, torch.zeros(1), torch.tensor([shot]))
+    assert restored.isfinite().all() and (restored >= 0).all()
+    bright = dark > 10 * shot  # where nothing is cut off, nothing changes
+    torch.testing.assert_close(restored[bright], dark[bright], rtol=0.01, atol=0)
+    assert (restored[~bright] < dark[~bright] + 4 * (shot * dark[~bright]).sqrt()).all()
 
 
 def test_weights_of_displacements_are_exact_when_motion_is_fast():

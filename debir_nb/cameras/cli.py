@@ -5,6 +5,12 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'positive', 'Command', 'main']
 
+# %% ../../nbs/cameras/90_command_line.ipynb #01a-command-line
+import os
+
+# before a command imports torch: threads that wait by spinning for long slow a machine that others use, too
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 # %% ../../nbs/cameras/90_command_line.ipynb #02-37-command-line
 import argparse
 import math
@@ -93,15 +99,26 @@ def _burst_options(
     )
 
 # %% ../../nbs/cameras/90_command_line.ipynb #22k-command-line
-def _sensor_option(
+def _file_options(
     parser: argparse.ArgumentParser,  # of a command that restores files
+    kinds: str,  # what it writes
+    otherwise: str,  # where their noise comes from without a name
 ) -> None:
-    "What is known of their noise."
+    "What becomes of them, and what is known of their noise."
+    parser.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help=f"{kinds}; may be given twice",
+    )
     parser.add_argument(
         "--sensor",
         metavar="NAME",
-        help="noise of a published sensor, such as CRVD; by default the files' NoiseProfile. A name that is"
-        " unknown is answered with all that are known",
+        help=f"noise of a published sensor, such as CRVD; by default {otherwise}. A name that is unknown is"
+        " answered with all that are known",
     )
 
 # %% ../../nbs/cameras/90_command_line.ipynb #22f-37-command-line
@@ -153,22 +170,13 @@ def _restore_options(
     "A burst, and what becomes of it."
     _shared_options(parser)
     parser.add_argument("folder", help="RAW files of one burst; the first by name is the reference")
-    parser.add_argument(
-        "-o",
-        "--out",
-        required=True,
-        type=Path,
-        action="append",
-        metavar="FILE",
-        help=".dng (RAW) or .png (sRGB); may be given twice",
-    )
+    _file_options(parser, ".dng (RAW) or .png (sRGB)", "the files' NoiseProfile")
     parser.add_argument(
         "--restorer",
         metavar="WORD",
         help="what fuses the burst, such as kpn or merge; its weights are WORD.pt in the folder of --models,"
         " or come with the package; by default restorer.pt",
     )
-    _sensor_option(parser)
     parser.add_argument(
         "--memory", type=positive, default=2.0, metavar="GB", help="that a tile may take; 2 by default"
     )
@@ -188,16 +196,11 @@ def _pair_options(
     "Two files, and what becomes of them."
     parser.add_argument("short", help="RAW, JPEG or PNG: the short exposure")
     parser.add_argument("long", help="the long one, of the same kind; the other way round is found out")
-    parser.add_argument(
-        "-o",
-        "--out",
-        required=True,
-        type=Path,
-        action="append",
-        metavar="FILE",
-        help=".png (fused), or of RAW files .dng (linear, as bright as the short one); may be given twice",
+    _file_options(
+        parser,
+        ".png (fused), or of RAW files .dng (linear, as bright as the short one)",
+        "the files' NoiseProfile, else it is measured",
     )
-    _sensor_option(parser)
     parser.add_argument(
         "--models",
         metavar="DIR",

@@ -7,12 +7,6 @@ __all__ = ['BACKENDS', 'ISOS', 'find_cameras', 'open_camera', 'expose', 'beyond'
            'cameras_command', 'expose_command', 'capture_command', 'simulate_command', 'restore_command',
            'export_command']
 
-# %% ../../nbs/cameras/80_commands.ipynb #01a-command-line
-import os
-
-# before torch is imported: threads that wait by spinning for long slow a machine that others use, too
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
 # %% ../../nbs/cameras/80_commands.ipynb #02-37-command-line
 import argparse
 import importlib

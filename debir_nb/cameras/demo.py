@@ -7,6 +7,7 @@ __all__ = ['candlelight', 'there_was', 'trial', 'demo', 'demo_command']
 
 # %% ../../nbs/cameras/85_demo.ipynb #02-demo
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,12 +19,10 @@ from .files import restore_photos
 from debir_nb.cameras.simulated import (
     SCENE_TICKS,
     SimulatedCamera,
-    SimulatedSensor,
-    exposed,
     in_the_hand,
     scene_light,
 )
-from ..core import FRAME_TIME, PREVIEW_TIME, generator, keep_memory, show
+from ..core import PREVIEW_TIME, generator, keep_memory, show
 from ..disk import atomic
 from ..light.dng import normalise
 from ..light.raw import develop, random_colour, srgb_to_linear
@@ -48,13 +47,13 @@ def candlelight(
 
 # %% ../../nbs/cameras/85_demo.ipynb #07-demo
 def there_was(
-    camera: SimulatedSensor,  # that took the burst
+    camera: SimulatedCamera,  # that took the burst
     taken: Capture,  # the burst
 ) -> Float[Tensor, "1 4 h w"]:  # packed linear RAW in [0, 1]
     "The scene in the middle of frame 1, without noise and blur, as bright as frame 1."
     first, shot = taken.frames[0], taken.frames[0].achieved
-    middle = first.start + (shot.exposure - FRAME_TIME) / 2
-    return (exposed(camera.light, middle, FRAME_TIME) * shot.value / camera.k)[None].clamp(0, 1)
+    middle = replace(first, start=first.start + shot.exposure / 2)
+    return camera.truth(middle, shot.value).clamp(0, 1)
 
 # %% ../../nbs/cameras/85_demo.ipynb #10-demo
 def trial(

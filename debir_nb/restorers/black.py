@@ -19,7 +19,7 @@ def clipped_mean(
     shot: Float[Tensor, "*any"],  # lambda_shot, variance per unit signal
 ) -> tuple[Float[Tensor, "*any"], Float[Tensor, "*any"]]:  # f, and its slope while sigma stays: Phi, 0.5 to 1
     "The mean of samples whose noise is cut off at black."
-    std = (read + shot * light).sqrt()
+    std = (read + shot * light).clamp(min=1e-12).sqrt()  # a file may say that nothing is read noise
     u = light / std
     below = 0.5 * (1 + torch.erf(u / math.sqrt(2)))
     return light * below + std * (-u.square() / 2).exp() / math.sqrt(2 * math.pi), below
