@@ -1,7 +1,13 @@
 "The command `debir`: what it prints, what it writes, and how it fails."
 
+import contextlib
+import hashlib
+import importlib.util
+import io
 import json
+import logging
 import re
+import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -12,11 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
+from debir_nb.cameras import commands as camera_commands
 from debir_nb.cameras import demo
 from debir_nb.cameras import simulated as simulated_camera
 from debir_nb.cameras.capture import Capture
-from debir_nb.cameras.cli import main
-from debir_nb.cameras.commands import beyond, find_cameras, open_camera
+from debir_nb.cameras.cli import COMMANDS, main
+from debir_nb.cameras.commands import beyond, find_cameras, open_camera, outputs
 from debir_nb.cameras.protocol import NoCamera
 from debir_nb.closure import package
 from debir_nb.core import PREVIEW_TIME
@@ -31,7 +38,6 @@ from debir_nb.restorers.kernels import Kernels
 from debir_nb.weights.pretrained import NETWORKS, load_pretrained, network_files, ship
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ["demo", "cameras", "expose", "capture", "simulate", "restore", "export", "pair"]
 
 
 @pytest.fixture(scope="module")
@@ -355,6 +361,254 @@ def test_it_runs_from_a_shell(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "4 frames of 256 x 256 px" in done.stdout and (tmp_path / "restored.png").exists()
+
+
+# How it is told
+
+
+def run(line, capsys):
+    "Status, standard output and standard error of a command."
+    status = 0
+    try:
+        main([str(word) for word in line])
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+        print(end.code if status and not isinstance(end.code, int) else "", end="", file=sys.stderr)
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def keys(command):
+    "What the help says of the JSON of a command."
+    named = {key for row in COMMANDS[command].keys for key in row.split(", ")}
+    return named - {"error"} | {"notes"}
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    "(command, its JSON) of every example in every help, in their order, in a folder that was empty."
+    folder, whole = tmp_path_factory.mktemp("examples"), demo.candlelight
+    found = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setattr(demo, "candlelight", lambda: whole((96, 96)))
+        for name, command in COMMANDS.items():
+            if name == "export" and not importlib.util.find_spec("onnxscript"):
+                continue
+            for line in command.example.splitlines():
+                words = line.partition(" > ")[0].replace("--quiet", "").split()
+                with contextlib.redirect_stdout(io.StringIO()) as said:
+                    with contextlib.redirect_stderr(io.StringIO()) as noise:
+                        main([*words[1:], "--json"])
+                found.append((name, line, json.loads(said.getvalue()), noise.getvalue()))
+    return folder, found
+
+
+def test_examples_name_files_that_other_examples_make(example):
+    "Each has run without an error, said one JSON object and nothing else, with the keys that its help names."
+    folder, found = example
+    assert {name for name, *_ in found} >= {*COMMANDS} - {"export"}
+    for name, line, said, noise in found:
+        assert noise == "", line
+        assert {*said} == keys(name) - (set() if "--pair" in line else {"pair"}), line
+    for name in ("demo/demo.png", "burst/manifest.json", "filmed/frame_4.dng", "restored.dng", "out.png"):
+        assert (folder / name).stat().st_size > 1000
+    assert (folder / "night_burst.png").exists() and (folder / "night_bracket.png").exists()
+
+
+def test_facts_are_what_the_words_say(example, models, burst, capsys):
+    said = {line.strip(): facts for _, line, facts, _ in example[1]}
+    facts = said["debir demo"]["decibels"]
+    assert len(facts) == 3 and all(10 < db < 60 for db in facts.values())
+    taken = said["debir capture --out burst"]
+    frames = json.loads((example[0] / "burst" / "manifest.json").read_text())["frames"]
+    assert [row["exposure"] for row in taken["frames"]] == [row["exposure"] for row in frames]
+    assert all((example[0] / "burst" / row["file"]).is_file() for row in taken["frames"])
+    pair = said["debir capture --pair --out pair"]["pair"]
+    assert pair | {"out": 0, "notes": 0} == said[
+        "debir pair pair/frame_1.dng pair/frame_2.dng -o out.png"
+    ] | {
+        "out": 0,
+        "notes": 0,
+    }
+    status, out, _ = run(["cameras"], capsys)
+    known = said["debir cameras"]
+    assert status == 0 and [line.split()[0] for line in out.splitlines()] == [
+        *known["cameras"],
+        *known["missing"],
+    ]
+
+
+def test_a_caution_stands_beside_words_and_within_json(models, burst, capsys):
+    previews = [burst / "previews" / name for name in ("preview.dng", "previous.dng")]
+    line = ["expose", previews[0], "--previous", previews[1], "--models", models]
+    _, out, err = run([*line, "--json"], capsys)
+    (note,) = json.loads(out)["notes"]
+    assert "learned ISO 51200" in note and err == ""
+    for how in ([], ["--quiet"]):
+        _, out, err = run([*line, *how], capsys)
+        assert f"note: {note}" in err.splitlines() and note not in out
+
+
+@pytest.mark.parametrize(
+    "line, status, words",
+    [
+        (["restore", "nowhere", "-o", "x.png"], 1, "nowhere is not a folder"),
+        (["restore", "nowhere", "-o", "x.jpg"], 1, "write .dng"),
+        (["capture", "--policy", "bracket", "--camera", "leica", "--out", "x"], 1, "is not the address"),
+        (["expose", "a.dng", "--previous", "b.dng"], 1, "b.dng: No such file or directory"),
+        (["restore", "a", "-o", "b.png", "--memory", "0"], 2, "0 is not a number above 0"),
+        (["restore", "a"], 2, "arguments are required: -o/--out"),
+        (["pair", "a"], 2, "arguments are required: long"),
+    ],
+)
+def test_an_error_is_one_json_object_of_the_same_status(line, status, words, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run([*line, "--json"], capsys)
+    assert code == status and err == "" and {*json.loads(out)} == {"error"}
+    assert words in json.loads(out)["error"]
+    code, out, err = run(line, capsys)
+    assert code == status and out == "" and words in err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_quiet_says_the_answer_and_verbose_everything(models, burst, tmp_path, capsys, monkeypatch):
+    whole = camera_commands.restore_photos
+
+    def with_a_bar(*args):
+        print("a progress bar", file=sys.stderr)
+        return whole(*args)
+
+    monkeypatch.setattr(camera_commands, "restore_photos", with_a_bar)
+    line = ["restore", burst, "-o", tmp_path / "r.png", "--models", models]
+    (_, plain, normal), (_, out, quiet), (_, same, loud) = (
+        run([*line, *how], capsys) for how in ([], ["--quiet"], ["--verbose"])
+    )
+    assert plain == out == same and quiet == ""
+    assert "a progress bar" in normal and "a progress bar" in loud
+    first, *_ = normal.splitlines()
+    assert first == "the restorer is read ..." and "SHA-256" not in normal
+    code = hashlib.sha256((models / "restorer.pt").read_bytes()).hexdigest()
+    assert f"weights: {models / 'restorer.pt'}, SHA-256 {code}" in loud
+    assert re.search(r"4 frames of 256 x 256 px are restored: \d+\.\d s\n", loud)
+    assert not logging.getLogger("debir_nb").handlers
+
+
+def test_every_command_takes_the_same_words(capsys):
+    for name in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        said = capsys.readouterr().out
+        assert all(flag in said for flag in ("--json", "--quiet", "--verbose"))
+        assert all(key in said for key in keys(name))
+    status, _, err = run(["cameras", "--quiet", "--verbose"], capsys)
+    assert status == 2 and "not allowed with" in err
+
+
+def test_arguments_are_checked_before_any_network_is_read(burst, tmp_path, capsys, monkeypatch):
+    for name in ("load_pretrained", "load_by_word"):
+        monkeypatch.setattr(camera_commands, name, lambda *_: pytest.fail("a network was read"))
+    monkeypatch.setattr(demo, "load_pretrained", lambda *_: pytest.fail("a network was read"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no RAW file")
+    shutil.copytree(burst, tmp_path / "demo" / "bracket")
+    for line, words in (
+        (["capture", "--camera", "foo", "--out", "x"], "foo is not the address of a camera"),
+        (["capture", "--out", burst], "holds a capture already"),
+        (["simulate", "nowhere.mp4", "--out", "x"], "does not exist"),
+        (["expose", "file", "--previous", "file"], "file"),
+        (["restore", "nowhere", "-o", "x.png"], "not a folder"),
+        (["restore", burst, "-o", "file/x.png"], "cannot be written"),
+        (["restore", "a", "b", "-o", "x.png"], "2 of 2 folders were not restored: a, b"),
+        (["export", "file/baenet.onnx"], "cannot be written"),
+        (["demo"], "demo/bracket holds a capture already"),
+    ):
+        status, out, err = run(line, capsys)
+        assert status == 1 and out == "" and words in err.splitlines()[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "file"]
+
+
+# Several folders
+
+
+@pytest.fixture
+def nights(burst, tmp_path, monkeypatch):
+    "A working folder with two bursts without manifests, one of them of two frames, and a folder of none."
+    for name, n in (("a", 4), ("b", 2)):
+        (tmp_path / name).mkdir()
+        for k in range(n):
+            shutil.copy(burst / f"frame_{k + 1}.dng", tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def contents(folder):
+    "Every file below a folder, by its path there."
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
+
+
+def test_one_refusal_does_not_stop_the_others(nights, capsys):
+    "What `-o` names lies in one of the inputs: it is not taken for a frame, and a second run gives the same."
+    line = ["restore", "a", "empty", "b", "-o", "a/r.dng", "-o", "r.png", "--restorer", "merge"]
+    before = contents(nights)
+    status, out, err = run(line, capsys)
+    assert status == 1 and "error: empty: empty holds no frames" in err
+    assert err.splitlines()[-1] == "error: 1 of 3 folders were not restored: empty"
+    first, second = out.splitlines()
+    assert first.startswith("a: 4 frames") and first.endswith(": a/r_a.dng, r_a.png")
+    assert second.startswith("b: 2 frames") and second.endswith(": a/r_b.dng, r_b.png")
+    made = contents(nights)
+    assert {*made} - {*before} == {"a/r_a.dng", "a/r_b.dng", "r_a.png", "r_b.png"}
+    assert before.items() <= made.items()
+    status, out, err = run([*line, "--json"], capsys)
+    said = json.loads(out)
+    assert status == 1 and err == "" and said["error"] == "1 of 3 folders were not restored: empty"
+    assert [row["folder"] for row in said["restored"]] == ["a", "empty", "b"]
+    assert [row.get("frames") for row in said["restored"]] == [4, None, 2]
+    assert said["restored"][1]["error"].startswith("empty holds no frames")
+    assert said["restored"][2]["out"] == ["a/r_b.dng", "r_b.png"]
+    assert contents(nights) == made
+
+
+def test_what_is_passed_over_is_a_caution(nights, capsys):
+    Path("b/lost.dng").symlink_to("nowhere.dng")
+    line = ["restore", "b", "-o", "r.png", "--restorer", "merge"]
+    note = "b: lost.dng is a link to no file and is passed over"
+    assert json.loads(run([*line, "--json"], capsys)[1])["notes"] == [note]
+    assert run([*line, "--quiet"], capsys)[2] == f"note: {note}\n"
+
+
+def test_a_folder_restored_with_others_is_restored_as_alone(nights):
+    line = ["restore", "-o", "r.dng", "--restorer", "merge", "--quiet"]
+    main([*line, "b", "a"])
+    main(["restore", "a", *line[1:]])
+    assert Path("r.dng").read_bytes() == Path("r_a.dng").read_bytes() != Path("r_b.dng").read_bytes()
+
+
+def test_no_result_takes_the_place_of_a_frame_of_any_folder(nights, capsys):
+    shutil.move("b/frame_2.dng", "b/new_a.dng")
+    before = contents(nights)
+    status, out, err = run(["restore", "a", "b", "-o", "b/new.dng", "--restorer", "merge"], capsys)
+    assert status == 1 and "a: b/new_a.dng is a frame of the burst itself" in err
+    after = contents(nights)
+    assert out.startswith("b: 2 frames") and {*after} - {*before} == {"b/new_b.dng"}
+    assert before.items() <= after.items()
+
+
+def test_folders_of_one_name_are_told_apart_and_one_given_twice_is_refused(nights):
+    place = lambda *names: [
+        [str(p) for p in out] for out in outputs([*map(Path, names)], [Path("r.png")]).values()
+    ]
+    assert place("a") == [["r.png"]]
+    assert place("x/burst", "y/burst", "z") == [
+        ["r_x_burst.png"],
+        ["r_y_burst.png"],
+        [f"r_{nights.name}_z.png"],
+    ]
+    assert place(".", "a") == [[f"r_{nights.name}.png"], ["r_a.png"]]
+    for twice in (("a", "a"), ("a", "b/../a")):
+        assert "is given 2 times" in fails("restore", *twice, "-o", "r.png")
 
 
 # Trained networks
