@@ -18,11 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
+from debir_nb.cameras import cli, demo
 from debir_nb.cameras import commands as camera_commands
-from debir_nb.cameras import demo
 from debir_nb.cameras import simulated as simulated_camera
+from debir_nb.cameras.answers import Answer
 from debir_nb.cameras.capture import Capture
-from debir_nb.cameras.cli import COMMANDS, main
+from debir_nb.cameras.cli import COMMANDS, SHELLS, main
 from debir_nb.cameras.commands import beyond, find_cameras, open_camera, outputs
 from debir_nb.cameras.protocol import NoCamera
 from debir_nb.closure import package
@@ -102,6 +103,8 @@ def test_every_help_has_an_example(command, capsys):
         ["pair", "--help"],
         ["restore", "a", "-o"],
         ["capture", "--timeout=0"],
+        ["completion", "bash"],
+        ["restore", "--memroy=1", "a", "-o", "b.png", "--json"],
     ],
 )
 def test_help_and_a_slip_of_the_finger_import_nothing_heavy(line):
@@ -109,7 +112,8 @@ def test_help_and_a_slip_of_the_finger_import_nothing_heavy(line):
     code = f"""import sys
 from debir_nb.cameras.cli import main
 try: main({line!r})
-except SystemExit: print("heavy:", {heavy} & set(sys.modules))"""
+except SystemExit: pass
+print("heavy:", {heavy} & set(sys.modules))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.endswith("heavy: set()\n")
 
@@ -526,6 +530,151 @@ def test_arguments_are_checked_before_any_network_is_read(burst, tmp_path, capsy
         status, out, err = run(line, capsys)
         assert status == 1 and out == "" and words in err.splitlines()[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "file"]
+
+
+# Settings
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    "An empty working folder, and an XDG folder beside it."
+    (work := tmp_path / "work").mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    monkeypatch.delenv("DEBIR_MODELS", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    "What a command is given, without running it."
+    found = []
+    take = lambda args: found.append(args) or Answer("", {})
+    for entry in {command.action for command in COMMANDS.values()}:
+        module, _, name = entry.partition(":")
+        monkeypatch.setattr(importlib.import_module(module), name, take)
+    return lambda *line: (main([*line]), found[-1])[1]
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_what_is_built_in(home, heard):
+    Path("debir.toml").write_text(
+        'models = "nets"\ncamera = "gphoto2"\nverbose = true\nmemory = 4\n'
+        '[restore]\nmemory = 6\nout = ["a.dng", "a.png"]\nrestorer = "kpn"\n[capture]\naccept = true\nout = "c"'
+    )
+    restored = heard("restore", "burst")
+    assert (restored.models, restored.memory, restored.restorer) == ("nets", 6.0, "kpn")
+    assert restored.out == [Path("a.dng"), Path("a.png")] and restored.voice == "verbose"
+    said = heard(*"restore burst -o b.png -o c.png --memory 1 --models other --quiet".split())
+    assert (said.models, said.memory, said.voice) == ("other", 1.0, "quiet")
+    assert said.out == [Path("b.png"), Path("c.png")] and said.restorer == "kpn"
+    taken = heard("capture")
+    assert (taken.camera, taken.out, taken.accept, taken.timeout) == ("gphoto2", "c", True, 10.0)
+    assert heard("export", "x.onnx").models == "nets" and heard("demo").out == "demo"
+
+
+def test_the_working_folder_is_nearer_than_the_home_and_the_environment_than_both(
+    home, heard, monkeypatch, capsys
+):
+    places = home / "xdg" / "debir.toml", home / "xdg" / "debir" / "debir.toml", Path("debir.toml")
+    for k, place in enumerate(places):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(f'models = "~/nets{k}"\nmemory = {k + 1}')
+        said = heard("restore", "burst", "-o", "a.png", "--verbose")
+        assert said.models == str(Path(f"~/nets{k}").expanduser()) and said.memory == k + 1
+        assert f"settings: {place}" in capsys.readouterr().err
+    monkeypatch.setenv("DEBIR_MODELS", "other")
+    assert heard("restore", "burst", "-o", "a.png").models is None
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("memroy = 4", "debir.toml: memroy is no option of any command: did you mean memory?"),
+        ("[restor]\nmemory = 4", "debir.toml: restor is no command: did you mean restore?"),
+        ("[restore]\ncamera = 'x'", "debir.toml: restore.camera is no option of `debir restore`"),
+        ("[restore]\nrestorr = 'x'", "did you mean restorer?"),
+        ("memory = 0", "debir.toml: memory: 0 is not a number above 0"),
+        ("memory = nan", "nan is not a number above 0"),
+        ("memory = '4'", "debir.toml: memory is '4': write a number"),
+        ("memory = true", "debir.toml: memory is True: write a number"),
+        ("models = 4", "debir.toml: models is 4: write text in quotes"),
+        ("policy = 'brackets'", "debir.toml: policy is 'brackets': did you mean bracket?"),
+        ("accept = 1", "debir.toml: accept is 1: write true or false"),
+        ("[restore]\nout = []", "debir.toml: out is empty"),
+        ("[restore]\nout = [1]", "debir.toml: out is 1: write text in quotes"),
+        ("help = true", "debir.toml: help is no option"),
+        ("memory =", "debir.toml is no TOML"),
+        ("x = '\u00ff'", "debir.toml is no TOML"),
+    ],
+)
+def test_a_slip_in_the_file_is_found_whatever_the_command(home, text, words, heard, capsys):
+    Path("debir.toml").write_text(text, encoding="latin-1")
+    for line in (["cameras"], ["restore", "burst", "-o", "x.png"]):
+        status, out, err = run(line, capsys)
+        assert status == 1 and out == "" and err.startswith("error: ") and words in err
+        status, out, err = run([*line, "--json"], capsys)
+        assert status == 1 and err == "" and words in json.loads(out)["error"]
+    status, out, _ = run(["restore", "--help"], capsys)
+    assert status == 0 and "example: " in out
+
+
+# Slips, and words that a shell completes
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("restor a", "did you mean restore?"),
+        ("restore a -o x.png --memroy 4", "did you mean --memory?"),
+        ("capture --out x --policy brackets", "did you mean bracket?"),
+        ("cameras now", "unrecognized arguments: now"),
+    ],
+)
+def test_a_slip_of_the_finger_is_told_what_was_meant(line, words, capsys):
+    status, out, err = run(line.split(), capsys)
+    assert status == 2 and words in err and out == ""
+    for order in (["--json", *line.split()], [*line.split(), "--json"]):
+        status, out, err = run(order, capsys)
+        assert status == 2 and words in json.loads(out)["error"] and err == ""
+
+
+def test_how_it_is_told_may_stand_before_the_command(heard):
+    assert heard("--json", "--quiet", "cameras").json and heard("--quiet", "cameras").voice == "quiet"
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("debir rest", ["restore"]),
+        ("debir capture --po", ["--policy"]),
+        ("debir capture --policy b", ["baenet", "bracket"]),
+        ("debir restore nig", ["night"]),
+    ],
+)
+def test_bash_completes_commands_options_and_folders(line, words, tmp_path, capsys):
+    main(["completion", "bash"])
+    (tmp_path / "debir.bash").write_text(capsys.readouterr().out)
+    (tmp_path / "night").mkdir()
+    (tmp_path / "nights.txt").write_text("")
+    typed = line.split()
+    ask = (
+        f"source debir.bash; COMP_WORDS=({line}); COMP_CWORD={len(typed) - 1}; _shtab_debir debir"
+        f" {typed[-1]} {typed[-2]}; printf '%s\\n' ${{COMPREPLY[@]}}"
+    )
+    done = subprocess.run(["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert sorted(done.stdout.split()) == words
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell_has_every_command_and_option(shell, capsys):
+    main(["completion", shell])
+    said = capsys.readouterr().out
+    _, commands = cli._parser()
+    for name, parser in commands.items():
+        assert name in said
+        for option in cli.options_of(parser):
+            assert (f"-l {option}" if shell == "fish" else f"--{option}") in said
+    assert shutil.which(shell) is None or not subprocess.run([shell, "-n"], input=said, text=True).returncode
 
 
 # Several folders
