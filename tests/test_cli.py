@@ -481,6 +481,7 @@ def test_quiet_says_the_answer_and_verbose_everything(models, burst, tmp_path, c
 
     def with_a_bar(*args):
         print("a progress bar", file=sys.stderr)
+        print("what a library says")
         return whole(*args)
 
     monkeypatch.setattr(camera_commands, "restore_photos", with_a_bar)
@@ -488,12 +489,13 @@ def test_quiet_says_the_answer_and_verbose_everything(models, burst, tmp_path, c
     (_, plain, normal), (_, out, quiet), (_, same, loud) = (
         run([*line, *how], capsys) for how in ([], ["--quiet"], ["--verbose"])
     )
-    assert plain == out == same and quiet == ""
+    assert plain == out == same and plain.startswith("4 frames") and plain.count("\n") == 1 and quiet == ""
     assert "a progress bar" in normal and "a progress bar" in loud
     first, *_ = normal.splitlines()
     assert first == "the restorer is read ..." and "SHA-256" not in normal
     code = hashlib.sha256((models / "restorer.pt").read_bytes()).hexdigest()
     assert f"weights: {models / 'restorer.pt'}, SHA-256 {code}" in loud
+    assert "frames: frame_1.dng, frame_2.dng, frame_3.dng, frame_4.dng" in loud
     assert re.search(r"4 frames of 256 x 256 px are restored: \d+\.\d s\n", loud)
     assert not logging.getLogger("debir_nb").handlers
 

@@ -26,7 +26,15 @@ from typing import NoReturn
 
 from .. import __version__
 from .answers import LOG, Answer, speaking, told, waiting
-from .settings import Several, configure, nearest, options_of, positive, settings_file
+from debir_nb.cameras.settings import (
+    SETTINGS,
+    Several,
+    configure,
+    nearest,
+    options_of,
+    positive,
+    settings_file,
+)
 from ..closure import imported
 
 # %% ../../nbs/cameras/90_command_line.ipynb #22b-command-line
@@ -38,8 +46,8 @@ def _common_options(
     group.add_argument(
         "--json",
         action="store_true",
-        help="the answer as one JSON object on standard output, an error as one with the key error, and nothing"
-        " else; its keys are named below",
+        help='the answer, or {"error": ...}, as one JSON object on standard output and nothing else; its keys'
+        " are named below",
     )
     much = group.add_mutually_exclusive_group()
     for flag, word, what in (
@@ -190,7 +198,7 @@ def _restore_options(
     )
     _file_options(
         parser,
-        ".dng (RAW) or .png (sRGB); with several folders the name of each is added: r.png becomes r_FOLDER.png",
+        ".dng (RAW) or .png (sRGB); with several folders r.png becomes r_FOLDER.png for each",
         "the files' NoiseProfile",
     )
     parser.add_argument(
@@ -389,9 +397,10 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     parser = _Parser(
         "debir",
         description="Bursts whose exposure times a network chooses: capture and restore.",
-        epilog="example: debir capture --camera simulated --out burst && debir restore burst -o restored.png\n\n"
-        "debir.toml in the working folder, or in ~/.config, may hold options: at its top those of every command\n"
-        'that has them, as camera = "gphoto2", in a table such as [restore] those of one command.',
+        epilog="example: debir capture --camera simulated --out burst && debir restore burst -o restored.png"
+        f"\n\n{SETTINGS} in the working folder, or in ~/.config, may hold options: those at its top, such as"
+        '\ncamera = "gphoto2", are for every command that has them, those in a table such as [restore] for'
+        " one.",
         formatter_class=plain,
     )
     parser.add_argument("--version", action="version", version=f"debir {__version__}")
@@ -481,7 +490,7 @@ def _answer(
     levels = {"verbose": logging.DEBUG, None: logging.INFO, "quiet": logging.WARNING}
     level = logging.CRITICAL if args.json and args.voice != "verbose" else levels[args.voice]
     new = args.command != "completion" and args.action.partition(":")[0] not in sys.modules
-    with speaking(level) as notes:
+    with speaking(level) as notes, contextlib.redirect_stdout(sys.stderr):
         if args.settings:
             LOG.debug("settings: %s", args.settings)
         with waiting("PyTorch and what the command needs are loaded") if new else contextlib.nullcontext():

@@ -348,6 +348,7 @@ def restore_task(
 ) -> None:
     "Restore one folder. Errors as `read_burst` and `restore_photos`."
     with waiting(f"{task.folder}: {len(task.frames)} RAW files are read"):
+        LOG.debug("frames: %s", ", ".join(path.name for path in task.frames))
         photos = read_burst(task.frames)
     height, width = photos[0].mosaic.shape
     size = f"{len(photos)} frames of {width} x {height} px"
