@@ -704,7 +704,7 @@ def test_one_refusal_does_not_stop_the_others(nights, capsys):
     line = ["restore", "a", "empty", "b", "-o", "a/r.dng", "-o", "r.png", "--restorer", "merge"]
     before = contents(nights)
     status, out, err = run(line, capsys)
-    assert status == 1 and "error: empty: empty holds no frames" in err
+    assert status == 1 and "error: empty holds no frames" in err
     assert err.splitlines()[-1] == "error: 1 of 3 folders were not restored: empty"
     first, second = out.splitlines()
     assert first.startswith("a: 4 frames") and first.endswith(": a/r_a.dng, r_a.png")
@@ -741,7 +741,7 @@ def test_no_result_takes_the_place_of_a_frame_of_any_folder(nights, capsys):
     shutil.move("b/frame_2.dng", "b/new_a.dng")
     before = contents(nights)
     status, out, err = run(["restore", "a", "b", "-o", "b/new.dng", "--restorer", "merge"], capsys)
-    assert status == 1 and "a: b/new_a.dng is a frame of the burst itself" in err
+    assert status == 1 and "error: a: b/new_a.dng is a frame of the burst itself" in err
     after = contents(nights)
     assert out.startswith("b: 2 frames") and {*after} - {*before} == {"b/new_b.dng"}
     assert before.items() <= after.items()

@@ -309,8 +309,9 @@ def each(
         except (ValueError, OSError) as error:
             if len(tasks) == 1:
                 raise
-            task.facts = {"folder": str(task.folder), "error": told(error)}
-            LOG.error("error: %s: %s", task.folder, told(error))
+            folder, what = str(task.folder), told(error)
+            task.facts = {"folder": folder, "error": what}
+            LOG.error("error: %s", what if what.startswith(folder) else f"{folder}: {what}")
 
 # %% ../../nbs/cameras/80_commands.ipynb #23g-command-line
 def check_tasks(
