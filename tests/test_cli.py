@@ -1,7 +1,13 @@
 "The command `debir`: what it prints, what it writes, and how it fails."
 
+import contextlib
+import hashlib
+import importlib.util
+import io
 import json
+import logging
 import re
+import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -12,11 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
-from debir_nb.cameras import demo
+from debir_nb.cameras import cli, demo
+from debir_nb.cameras import commands as camera_commands
 from debir_nb.cameras import simulated as simulated_camera
+from debir_nb.cameras.answers import Answer
 from debir_nb.cameras.capture import Capture
-from debir_nb.cameras.cli import main
-from debir_nb.cameras.commands import beyond, find_cameras, open_camera
+from debir_nb.cameras.cli import COMMANDS, SHELLS, main
+from debir_nb.cameras.commands import beyond, find_cameras, open_camera, outputs
 from debir_nb.cameras.protocol import NoCamera
 from debir_nb.closure import package
 from debir_nb.core import PREVIEW_TIME
@@ -31,7 +39,6 @@ from debir_nb.restorers.kernels import Kernels
 from debir_nb.weights.pretrained import NETWORKS, load_pretrained, network_files, ship
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ["demo", "cameras", "expose", "capture", "simulate", "restore", "export", "pair"]
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +103,8 @@ def test_every_help_has_an_example(command, capsys):
         ["pair", "--help"],
         ["restore", "a", "-o"],
         ["capture", "--timeout=0"],
+        ["completion", "bash"],
+        ["restore", "--memroy=1", "a", "-o", "b.png", "--json"],
     ],
 )
 def test_help_and_a_slip_of_the_finger_import_nothing_heavy(line):
@@ -103,7 +112,8 @@ def test_help_and_a_slip_of_the_finger_import_nothing_heavy(line):
     code = f"""import sys
 from debir_nb.cameras.cli import main
 try: main({line!r})
-except SystemExit: print("heavy:", {heavy} & set(sys.modules))"""
+except SystemExit: pass
+print("heavy:", {heavy} & set(sys.modules))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.endswith("heavy: set()\n")
 
@@ -355,6 +365,401 @@ def test_it_runs_from_a_shell(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "4 frames of 256 x 256 px" in done.stdout and (tmp_path / "restored.png").exists()
+
+
+# How it is told
+
+
+def run(line, capsys):
+    "Status, standard output and standard error of a command."
+    status = 0
+    try:
+        main([str(word) for word in line])
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+        print(end.code if status and not isinstance(end.code, int) else "", end="", file=sys.stderr)
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def keys(command):
+    "What the help says of the JSON of a command."
+    named = {key for row in COMMANDS[command].keys for key in row.split(", ")}
+    return named - {"error"} | {"notes"}
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    "(command, its JSON) of every example in every help, in their order, in a folder that was empty."
+    folder, whole = tmp_path_factory.mktemp("examples"), demo.candlelight
+    found = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setattr(demo, "candlelight", lambda: whole((96, 96)))
+        for name, command in COMMANDS.items():
+            if name == "export" and not importlib.util.find_spec("onnxscript"):
+                continue
+            for line in command.example.splitlines():
+                words = line.partition(" > ")[0].replace("--quiet", "").split()
+                with contextlib.redirect_stdout(io.StringIO()) as said:
+                    with contextlib.redirect_stderr(io.StringIO()) as noise:
+                        main([*words[1:], "--json"])
+                found.append((name, line, json.loads(said.getvalue()), noise.getvalue()))
+    return folder, found
+
+
+def test_examples_name_files_that_other_examples_make(example):
+    "Each has run without an error, said one JSON object and nothing else, with the keys that its help names."
+    folder, found = example
+    assert {name for name, *_ in found} >= {*COMMANDS} - {"export"}
+    for name, line, said, noise in found:
+        assert noise == "", line
+        assert {*said} == keys(name) - (set() if "--pair" in line else {"pair"}), line
+    for name in ("demo/demo.png", "burst/manifest.json", "filmed/frame_4.dng", "restored.dng", "out.png"):
+        assert (folder / name).stat().st_size > 1000
+    assert (folder / "night_burst.png").exists() and (folder / "night_bracket.png").exists()
+
+
+def test_facts_are_what_the_words_say(example, models, burst, capsys):
+    said = {line.strip(): facts for _, line, facts, _ in example[1]}
+    facts = said["debir demo"]["decibels"]
+    assert len(facts) == 3 and all(10 < db < 60 for db in facts.values())
+    taken = said["debir capture --out burst"]
+    frames = json.loads((example[0] / "burst" / "manifest.json").read_text())["frames"]
+    assert [row["exposure"] for row in taken["frames"]] == [row["exposure"] for row in frames]
+    assert all((example[0] / "burst" / row["file"]).is_file() for row in taken["frames"])
+    pair = said["debir capture --pair --out pair"]["pair"]
+    assert pair | {"out": 0, "notes": 0} == said[
+        "debir pair pair/frame_1.dng pair/frame_2.dng -o out.png"
+    ] | {
+        "out": 0,
+        "notes": 0,
+    }
+    status, out, _ = run(["cameras"], capsys)
+    known = said["debir cameras"]
+    assert status == 0 and [line.split()[0] for line in out.splitlines()] == [
+        *known["cameras"],
+        *known["missing"],
+    ]
+
+
+def test_a_caution_stands_beside_words_and_within_json(models, burst, capsys):
+    previews = [burst / "previews" / name for name in ("preview.dng", "previous.dng")]
+    line = ["expose", previews[0], "--previous", previews[1], "--models", models]
+    _, out, err = run([*line, "--json"], capsys)
+    (note,) = json.loads(out)["notes"]
+    assert "learned ISO 51200" in note and err == ""
+    for how in ([], ["--quiet"]):
+        _, out, err = run([*line, *how], capsys)
+        assert f"note: {note}" in err.splitlines() and note not in out
+
+
+@pytest.mark.parametrize(
+    "line, status, words",
+    [
+        (["restore", "nowhere", "-o", "x.png"], 1, "nowhere is not a folder"),
+        (["restore", "nowhere", "-o", "x.jpg"], 1, "write .dng"),
+        (["capture", "--policy", "bracket", "--camera", "leica", "--out", "x"], 1, "is not the address"),
+        (["expose", "a.dng", "--previous", "b.dng"], 1, "b.dng: No such file or directory"),
+        (["restore", "a", "-o", "b.png", "--memory", "0"], 2, "0 is not a number above 0"),
+        (["restore", "a"], 2, "arguments are required: -o/--out"),
+        (["pair", "a"], 2, "arguments are required: long"),
+    ],
+)
+def test_an_error_is_one_json_object_of_the_same_status(line, status, words, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run([*line, "--json"], capsys)
+    assert code == status and err == "" and {*json.loads(out)} == {"error"}
+    assert words in json.loads(out)["error"]
+    code, out, err = run(line, capsys)
+    assert code == status and out == "" and words in err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_quiet_says_the_answer_and_verbose_everything(models, burst, tmp_path, capsys, monkeypatch):
+    whole = camera_commands.restore_photos
+
+    def with_a_bar(*args):
+        print("a progress bar", file=sys.stderr)
+        print("what a library says")
+        return whole(*args)
+
+    monkeypatch.setattr(camera_commands, "restore_photos", with_a_bar)
+    line = ["restore", burst, "-o", tmp_path / "r.png", "--models", models]
+    (_, plain, normal), (_, out, quiet), (_, same, loud) = (
+        run([*line, *how], capsys) for how in ([], ["--quiet"], ["--verbose"])
+    )
+    assert plain == out == same and plain.startswith("4 frames") and plain.count("\n") == 1 and quiet == ""
+    assert "a progress bar" in normal and "a progress bar" in loud
+    first, *_ = normal.splitlines()
+    assert first == "the restorer is read ..." and "SHA-256" not in normal
+    code = hashlib.sha256((models / "restorer.pt").read_bytes()).hexdigest()
+    assert f"weights: {models / 'restorer.pt'}, SHA-256 {code}" in loud
+    assert "frames: frame_1.dng, frame_2.dng, frame_3.dng, frame_4.dng" in loud
+    assert re.search(r"4 frames of 256 x 256 px are restored: \d+\.\d s\n", loud)
+    assert not logging.getLogger("debir_nb").handlers
+
+
+def test_every_command_takes_the_same_words(capsys):
+    for name in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        said = capsys.readouterr().out
+        assert all(flag in said for flag in ("--json", "--quiet", "--verbose"))
+        assert all(key in said for key in keys(name))
+    status, _, err = run(["cameras", "--quiet", "--verbose"], capsys)
+    assert status == 2 and "not allowed with" in err
+
+
+def test_arguments_are_checked_before_any_network_is_read(burst, tmp_path, capsys, monkeypatch):
+    for name in ("load_pretrained", "load_by_word"):
+        monkeypatch.setattr(camera_commands, name, lambda *_: pytest.fail("a network was read"))
+    monkeypatch.setattr(demo, "load_pretrained", lambda *_: pytest.fail("a network was read"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no RAW file")
+    shutil.copytree(burst, tmp_path / "demo" / "bracket")
+    for line, words in (
+        (["capture", "--camera", "foo", "--out", "x"], "foo is not the address of a camera"),
+        (["capture", "--out", burst], "holds a capture already"),
+        (["simulate", "nowhere.mp4", "--out", "x"], "does not exist"),
+        (["expose", "file", "--previous", "file"], "file"),
+        (["restore", "nowhere", "-o", "x.png"], "not a folder"),
+        (["restore", burst, "-o", "file/x.png"], "cannot be written"),
+        (["restore", "a", "b", "-o", "x.png"], "2 of 2 folders were not restored: a, b"),
+        (["export", "file/baenet.onnx"], "cannot be written"),
+        (["demo"], "demo/bracket holds a capture already"),
+    ):
+        status, out, err = run(line, capsys)
+        assert status == 1 and out == "" and words in err.splitlines()[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "file"]
+
+
+# Settings
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    "An empty working folder, and an XDG folder beside it."
+    (work := tmp_path / "work").mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    monkeypatch.delenv("DEBIR_MODELS", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    "What a command is given, without running it."
+    found = []
+    take = lambda args: found.append(args) or Answer("", {})
+    for entry in {command.action for command in COMMANDS.values()}:
+        module, _, name = entry.partition(":")
+        monkeypatch.setattr(importlib.import_module(module), name, take)
+    return lambda *line: (main([*line]), found[-1])[1]
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_what_is_built_in(home, heard):
+    Path("debir.toml").write_text(
+        'models = "nets"\ncamera = "gphoto2"\nverbose = true\nmemory = 4\n'
+        '[restore]\nmemory = 6\nout = ["a.dng", "a.png"]\nrestorer = "kpn"\n[capture]\naccept = true\nout = "c"'
+    )
+    restored = heard("restore", "burst")
+    assert (restored.models, restored.memory, restored.restorer) == ("nets", 6.0, "kpn")
+    assert restored.out == [Path("a.dng"), Path("a.png")] and restored.voice == "verbose"
+    said = heard(*"restore burst -o b.png -o c.png --memory 1 --models other --quiet".split())
+    assert (said.models, said.memory, said.voice) == ("other", 1.0, "quiet")
+    assert said.out == [Path("b.png"), Path("c.png")] and said.restorer == "kpn"
+    taken = heard("capture")
+    assert (taken.camera, taken.out, taken.accept, taken.timeout) == ("gphoto2", "c", True, 10.0)
+    assert heard("export", "x.onnx").models == "nets" and heard("demo").out == "demo"
+
+
+def test_the_working_folder_is_nearer_than_the_home_and_the_environment_than_both(
+    home, heard, monkeypatch, capsys
+):
+    places = home / "xdg" / "debir.toml", home / "xdg" / "debir" / "debir.toml", Path("debir.toml")
+    for k, place in enumerate(places):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(f'models = "~/nets{k}"\nmemory = {k + 1}')
+        said = heard("restore", "burst", "-o", "a.png", "--verbose")
+        assert said.models == str(Path(f"~/nets{k}").expanduser()) and said.memory == k + 1
+        assert f"settings: {place}" in capsys.readouterr().err
+    monkeypatch.setenv("DEBIR_MODELS", "other")
+    assert heard("restore", "burst", "-o", "a.png").models is None
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("memroy = 4", "debir.toml: memroy is no option of any command: did you mean memory?"),
+        ("[restor]\nmemory = 4", "debir.toml: restor is no command: did you mean restore?"),
+        ("[restore]\ncamera = 'x'", "debir.toml: restore.camera is no option of `debir restore`"),
+        ("[restore]\nrestorr = 'x'", "did you mean restorer?"),
+        ("memory = 0", "debir.toml: memory: 0 is not a number above 0"),
+        ("memory = nan", "nan is not a number above 0"),
+        ("memory = '4'", "debir.toml: memory is '4': write a number"),
+        ("memory = true", "debir.toml: memory is True: write a number"),
+        ("models = 4", "debir.toml: models is 4: write text in quotes"),
+        ("policy = 'brackets'", "debir.toml: policy is 'brackets': did you mean bracket?"),
+        ("accept = 1", "debir.toml: accept is 1: write true or false"),
+        ("[restore]\nout = []", "debir.toml: out is empty"),
+        ("[restore]\nout = [1]", "debir.toml: out is 1: write text in quotes"),
+        ("help = true", "debir.toml: help is no option"),
+        ("memory =", "debir.toml is no TOML"),
+        ("x = '\u00ff'", "debir.toml is no TOML"),
+    ],
+)
+def test_a_slip_in_the_file_is_found_whatever_the_command(home, text, words, heard, capsys):
+    Path("debir.toml").write_text(text, encoding="latin-1")
+    for line in (["cameras"], ["restore", "burst", "-o", "x.png"]):
+        status, out, err = run(line, capsys)
+        assert status == 1 and out == "" and err.startswith("error: ") and words in err
+        status, out, err = run([*line, "--json"], capsys)
+        assert status == 1 and err == "" and words in json.loads(out)["error"]
+    status, out, _ = run(["restore", "--help"], capsys)
+    assert status == 0 and "example: " in out
+
+
+# Slips, and words that a shell completes
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("restor a", "did you mean restore?"),
+        ("restore a -o x.png --memroy 4", "did you mean --memory?"),
+        ("capture --out x --policy brackets", "did you mean bracket?"),
+        ("cameras now", "unrecognized arguments: now"),
+    ],
+)
+def test_a_slip_of_the_finger_is_told_what_was_meant(line, words, capsys):
+    status, out, err = run(line.split(), capsys)
+    assert status == 2 and words in err and out == ""
+    for order in (["--json", *line.split()], [*line.split(), "--json"]):
+        status, out, err = run(order, capsys)
+        assert status == 2 and words in json.loads(out)["error"] and err == ""
+
+
+def test_how_it_is_told_may_stand_before_the_command(heard):
+    assert heard("--json", "--quiet", "cameras").json and heard("--quiet", "cameras").voice == "quiet"
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("debir rest", ["restore"]),
+        ("debir capture --po", ["--policy"]),
+        ("debir capture --policy b", ["baenet", "bracket"]),
+        ("debir restore nig", ["night"]),
+    ],
+)
+def test_bash_completes_commands_options_and_folders(line, words, tmp_path, capsys):
+    main(["completion", "bash"])
+    (tmp_path / "debir.bash").write_text(capsys.readouterr().out)
+    (tmp_path / "night").mkdir()
+    (tmp_path / "nights.txt").write_text("")
+    typed = line.split()
+    ask = (
+        f"source debir.bash; COMP_WORDS=({line}); COMP_CWORD={len(typed) - 1}; _shtab_debir debir"
+        f" {typed[-1]} {typed[-2]}; printf '%s\\n' ${{COMPREPLY[@]}}"
+    )
+    done = subprocess.run(["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert sorted(done.stdout.split()) == words
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell_has_every_command_and_option(shell, capsys):
+    main(["completion", shell])
+    said = capsys.readouterr().out
+    _, commands = cli._parser()
+    for name, parser in commands.items():
+        assert name in said
+        for option in cli.options_of(parser):
+            assert (f"-l {option}" if shell == "fish" else f"--{option}") in said
+    assert shutil.which(shell) is None or not subprocess.run([shell, "-n"], input=said, text=True).returncode
+
+
+# Several folders
+
+
+@pytest.fixture
+def nights(burst, tmp_path, monkeypatch):
+    "A working folder with two bursts without manifests, one of them of two frames, and a folder of none."
+    for name, n in (("a", 4), ("b", 2)):
+        (tmp_path / name).mkdir()
+        for k in range(n):
+            shutil.copy(burst / f"frame_{k + 1}.dng", tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def contents(folder):
+    "Every file below a folder, by its path there."
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
+
+
+def test_one_refusal_does_not_stop_the_others(nights, capsys):
+    "What `-o` names lies in one of the inputs: it is not taken for a frame, and a second run gives the same."
+    line = ["restore", "a", "empty", "b", "-o", "a/r.dng", "-o", "r.png", "--restorer", "merge"]
+    before = contents(nights)
+    status, out, err = run(line, capsys)
+    assert status == 1 and "error: empty holds no frames" in err
+    assert err.splitlines()[-1] == "error: 1 of 3 folders were not restored: empty"
+    first, second = out.splitlines()
+    assert first.startswith("a: 4 frames") and first.endswith(": a/r_a.dng, r_a.png")
+    assert second.startswith("b: 2 frames") and second.endswith(": a/r_b.dng, r_b.png")
+    made = contents(nights)
+    assert {*made} - {*before} == {"a/r_a.dng", "a/r_b.dng", "r_a.png", "r_b.png"}
+    assert before.items() <= made.items()
+    status, out, err = run([*line, "--json"], capsys)
+    said = json.loads(out)
+    assert status == 1 and err == "" and said["error"] == "1 of 3 folders were not restored: empty"
+    assert [row["folder"] for row in said["restored"]] == ["a", "empty", "b"]
+    assert [row.get("frames") for row in said["restored"]] == [4, None, 2]
+    assert said["restored"][1]["error"].startswith("empty holds no frames")
+    assert said["restored"][2]["out"] == ["a/r_b.dng", "r_b.png"]
+    assert contents(nights) == made
+
+
+def test_what_is_passed_over_is_a_caution(nights, capsys):
+    Path("b/lost.dng").symlink_to("nowhere.dng")
+    line = ["restore", "b", "-o", "r.png", "--restorer", "merge"]
+    note = "b: lost.dng is a link to no file and is passed over"
+    assert json.loads(run([*line, "--json"], capsys)[1])["notes"] == [note]
+    assert run([*line, "--quiet"], capsys)[2] == f"note: {note}\n"
+
+
+def test_a_folder_restored_with_others_is_restored_as_alone(nights):
+    line = ["restore", "-o", "r.dng", "--restorer", "merge", "--quiet"]
+    main([*line, "b", "a"])
+    main(["restore", "a", *line[1:]])
+    assert Path("r.dng").read_bytes() == Path("r_a.dng").read_bytes() != Path("r_b.dng").read_bytes()
+
+
+def test_no_result_takes_the_place_of_a_frame_of_any_folder(nights, capsys):
+    shutil.move("b/frame_2.dng", "b/new_a.dng")
+    before = contents(nights)
+    status, out, err = run(["restore", "a", "b", "-o", "b/new.dng", "--restorer", "merge"], capsys)
+    assert status == 1 and "error: a: b/new_a.dng is a frame of the burst itself" in err
+    after = contents(nights)
+    assert out.startswith("b: 2 frames") and {*after} - {*before} == {"b/new_b.dng"}
+    assert before.items() <= after.items()
+
+
+def test_folders_of_one_name_are_told_apart_and_one_given_twice_is_refused(nights):
+    place = lambda *names: [
+        [str(p) for p in out] for out in outputs([*map(Path, names)], [Path("r.png")]).values()
+    ]
+    assert place("a") == [["r.png"]]
+    assert place("x/burst", "y/burst", "z") == [
+        ["r_x_burst.png"],
+        ["r_y_burst.png"],
+        [f"r_{nights.name}_z.png"],
+    ]
+    assert place(".", "a") == [[f"r_{nights.name}.png"], ["r_a.png"]]
+    for twice in (("a", "a"), ("a", "b/../a")):
+        assert "is given 2 times" in fails("restore", *twice, "-o", "r.png")
 
 
 # Trained networks

@@ -73,6 +73,13 @@ ELSEWHERE = {
     "debir capture --pair --out pair": (
         "test_short_then_long.py::test_by_the_command_line_the_pair_is_restored_as_pair_does"
     ),
+    "debir restore demo/burst demo/bracket -o night.png": (
+        "test_cli.py::test_examples_name_files_that_other_examples_make"
+    ),
+    "debir completion bash": "test_cli.py::test_bash_completes_commands_options_and_folders",
+    "debir completion bash > debir.bash && source debir.bash": (
+        "test_cli.py::test_examples_name_files_that_other_examples_make"
+    ),
     "debir simulate": "test_cli.py::test_a_photograph_is_simulated_without_trained_networks",
     "make test": "test_front_door.py::test_the_targets_of_make_are_there",
     "make test-camera": "test_front_door.py::test_the_targets_of_make_are_there",

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'PREVIEWS', 'centre', 'seen_by_policy', 'Capture', 'choose_exposures', 'warm_up', 'manifest', 'write_manifest',
-           'save_frame', 'save_rest', 'another_folder', 'is_manifest', 'prepare_folder', 'check_frame', 'capture',
-           'plot_timeline']
+           'save_frame', 'save_rest', 'another_folder', 'is_manifest', 'check_folder', 'prepare_folder', 'check_frame',
+           'capture', 'plot_timeline']
 
 # %% ../../nbs/cameras/60_capture.ipynb #02-35-capture-burst
 import itertools
@@ -248,6 +248,19 @@ def is_manifest(
         return False
     return isinstance(said, dict) and str(said.get("made_by")).startswith("debir_nb ")
 
+# %% ../../nbs/cameras/60_capture.ipynb #23c-35-capture-burst
+def check_folder(
+    folder: Path,  # for one capture; may be absent
+) -> None:
+    "`ValueError` when it holds frames already, or a manifest of somebody else. Nothing is written."
+    manifest, free = folder / "manifest.json", another_folder(folder)
+    if any(folder.glob("frame_*")) or (folder / "originals").exists():
+        raise ValueError(f"{folder} holds a capture already: choose another folder, such as {free}")
+    if os.path.lexists(manifest) and not is_manifest(manifest):
+        raise ValueError(
+            f"{manifest} was written by another program and is kept: choose another folder, such as {free}"
+        )
+
 # %% ../../nbs/cameras/60_capture.ipynb #23b-35-capture-burst
 def prepare_folder(
     folder: str | os.PathLike,  # for one capture
@@ -256,13 +269,7 @@ def prepare_folder(
     else, or nothing can be written there: better now than with a burst in memory.
     """
     folder = Path(folder)
-    manifest, free = folder / "manifest.json", another_folder(folder)
-    if any(folder.glob("frame_*")) or (folder / "originals").exists():
-        raise ValueError(f"{folder} holds a capture already: choose another folder, such as {free}")
-    if os.path.lexists(manifest) and not is_manifest(manifest):
-        raise ValueError(
-            f"{manifest} was written by another program and is kept: choose another folder, such as {free}"
-        )
+    check_folder(folder)
     begun = "it was begun and is not finished: the frames that are in the folder are whole"
     try:
         write_manifest(folder, Capture("none yet", error=begun))

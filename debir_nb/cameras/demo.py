@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .capture import Capture, capture
+from .answers import Answer, waiting
+from .capture import Capture, capture, check_folder
 from .files import restore_photos
 from debir_nb.cameras.simulated import (
     SCENE_TICKS,
@@ -75,7 +76,10 @@ def demo(
     restorer: RestorerNet,  # in evaluation mode
 ) -> dict[str, float]:  # name of each picture -> dB; in demo.png beside each other
     "The trial with both, measured and shown. Errors as `trial`."
-    chosen, fixed = trial(policy, restorer, folder / "burst"), trial(bracket(4), restorer, folder / "bracket")
+    with waiting("a burst by the network's exposure times is taken and restored (1 of 2)"):
+        chosen = trial(policy, restorer, folder / "burst")
+    with waiting("a bracket is taken and restored (2 of 2)"):
+        fixed = trial(bracket(4), restorer, folder / "bracket")
     rows = {
         "frame 1 alone": (chosen["alone"], chosen),
         "bracketing, restored": (fixed["restored"], fixed),
@@ -94,14 +98,20 @@ def demo(
 # %% ../../nbs/cameras/85_demo.ipynb #15-demo
 def demo_command(
     args: argparse.Namespace,  # out, models
-) -> None:
+) -> Answer:  # decibels
     "`debir demo`"
+    folder = Path(args.out)
+    for name in ("burst", "bracket"):
+        check_folder(folder / name)
     keep_memory()
-    policy, restorer = load_pretrained(args.models)
-    print("a burst in candlelight is taken and restored twice: by BAENet's exposure times, and by brackets")
-    for name, db in demo(Path(args.out), policy, restorer).items():
-        print(f"{name:21} {db:.1f} dB")
-    print(
-        f"{args.out}/demo.png shows them; the burst is kept:\n"
-        f"  debir restore {args.out}/burst -o {args.out}/restored.dng"
+    with waiting("both networks are read"):
+        policy, restorer = load_pretrained(args.models)
+    found = demo(folder, policy, restorer)
+    words = (
+        "a burst in candlelight, taken and restored twice: by BAENet's exposure times, and by brackets\n"
+        + "".join(f"{name:21} {db:.1f} dB\n" for name, db in found.items())
+        + f"{folder}/demo.png shows them; the burst is kept:\n"
+        f"  debir restore {folder}/burst -o {folder}/restored.dng"
     )
+    kept = {"picture": str(folder / "demo.png"), "burst": str(folder / "burst")}
+    return Answer(words, {"decibels": found, **kept, "bracket": str(folder / "bracket")})

@@ -6,12 +6,13 @@
 __all__ = ['UNLIKE', 'WHITE_SHARE', 'BLACK_SHARE', 'BLACK', 'STEPS', 'DEVELOPED_READ', 'DEVELOPED_SHOT', 'WINDOW', 'PairFile',
            'exif_exposure', 'read_pair_file', 'check_same_scene', 'in_order', 'check_light', 'calm_variance',
            'measured_noise', 'alike', 'place', 'moved_by', 'Pair', 'noise_of', 'make_pair', 'disagreement', 'PairMerge',
-           'restore_pair', 'developed', 'fused', 'check_pair_output', 'save_pair', 'pair_restorer', 'pair_command']
+           'restore_pair', 'developed', 'fused', 'check_pair_output', 'save_pair', 'pair_restorer', 'told_pair',
+           'pair_command']
 
 # %% ../../nbs/cameras/55_pair_of_files.ipynb #02-pair-of-files
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from PIL import Image
 from scipy.optimize import nnls
 from torch import Tensor
 
-from .files import UPRIGHT, file_noise, from_red, published_noise, save_restored
+from .answers import Answer, waiting
+from .files import UPRIGHT, check_output, file_noise, from_red, published_noise, save_restored
 from ..disk import atomic
 from ..light.dng import RawPhoto, normalise, read_raw
 from ..light.footage import RAWS, read_image
@@ -38,6 +40,7 @@ from ..restorers.by_name import load_restorer
 from ..restorers.full_size import restore_full_size
 from ..restorers.protocol import RestorerNet, check_restorable
 from ..scoring.fusion import exposure_fusion, fit_cast
+from ..weights.pretrained import say_weights
 
 # %% ../../nbs/cameras/55_pair_of_files.ipynb #05-pair-of-files
 @dataclass(frozen=True)
@@ -416,28 +419,47 @@ def pair_restorer(
     if file is None or not file.is_file() or pair.short.photo is None:
         return PairMerge()
     restorer = load_restorer(file)
+    say_weights(file)
     if 2 not in restorer.frames_taken:
         raise ValueError(
             f"{file} restores bursts of {', '.join(map(str, restorer.frames_taken))} frames, not pairs"
         )
     return restorer
 
+# %% ../../nbs/cameras/55_pair_of_files.ipynb #42a-pair-of-files
+def told_pair(
+    pair: Pair,  # by `make_pair`
+    turned: bool,  # whether the long exposure was given first
+    out: Sequence[Path],  # what was written
+) -> Answer:  # of `debir pair`
+    "What was found out about a pair."
+    way = " (given the other way round)" if turned else ""
+    right, down = pair.shift
+    words = (
+        f"{pair.short.name} is the short exposure, {pair.long.name} the long one{way}, by {pair.known_by};"
+        f" {1 / pair.ratio:.1f} times as bright, moved by {right:.1f}, {down:.1f} px:"
+        f" {', '.join(map(str, out))}"
+    )
+    facts = {"short": pair.short.name, "long": pair.long.name, "turned": turned, "known_by": pair.known_by}
+    facts |= {"brighter": 1 / pair.ratio, "shift": [right, down], "out": [str(path) for path in out]}
+    return Answer(words, facts)
+
 # %% ../../nbs/cameras/55_pair_of_files.ipynb #43-pair-of-files
 def pair_command(
     args: argparse.Namespace,  # short, long, out, sensor, models
-) -> None:
+) -> Answer:  # which is the short exposure, and how far the other was moved
     "`debir pair`"
     noise = published_noise(args.sensor)
-    files = read_pair_file(args.short), read_pair_file(args.long)
+    with waiting(f"{args.short} and {args.long} are read"):
+        files = read_pair_file(args.short), read_pair_file(args.long)
     for path in args.out:
         check_pair_output(path, files[0])
-    pair = make_pair(*files, noise)
-    restored = restore_pair(pair, pair_restorer(args.models, pair))
-    for path in args.out:
-        save_pair(path, restored, pair)
-    turned = "" if pair.short is files[0] else " (given the other way round)"
-    print(
-        f"{pair.short.name} is the short exposure, {pair.long.name} the long one{turned}, by {pair.known_by};"
-        f" {1 / pair.ratio:.1f} times as bright, moved by {pair.shift[0]:.1f}, {pair.shift[1]:.1f} px:"
-        f" {', '.join(map(str, args.out))}"
-    )
+        check_output(path, [Path(args.short), Path(args.long)])
+    with waiting("the two exposures are brought together"):
+        pair = make_pair(*files, noise)
+    with waiting("they are restored"):
+        restored = restore_pair(pair, pair_restorer(args.models, pair))
+    with waiting(f"{', '.join(map(str, args.out))} is written"):
+        for path in args.out:
+            save_pair(path, restored, pair)
+    return told_pair(pair, pair.short is not files[0], args.out)

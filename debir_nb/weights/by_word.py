@@ -13,6 +13,7 @@ from ..closure import entry_of, imported, named, package
 from ..restorers.by_name import fresh_restorer, load_restorer
 from ..restorers.protocol import RestorerNet
 from ..restorers.words import RESTORERS
+from .pretrained import say_weights
 
 # %% ../../nbs/weights/25_by_word.ipynb #05-by-word
 def weights_of(
@@ -40,6 +41,7 @@ def load_by_word(
     for file in weights_of(word, folder):
         found = load_restorer(file)
         if type(found) is kind:
+            say_weights(file)
             return found
         if file.name != "restorer.pt":
             raise ValueError(
