@@ -111,7 +111,7 @@ def test_no_restorer_harms(evs):
 
 
 def test_noise_is_told_from_detail_in_any_picture():
-    "The least risk is that of the lattice's best mixture, and a difference as large as noise is followed."
+    "Weights stay in their triangle, and where noise explains every difference the network is followed."
     g = generator(7)
     pairs = torch.randn(2, 300, 1, 1, 5, generator=g)
     a = tuple((pairs[i] * pairs[j]).mean(-1, keepdim=True) for i, j in ((0, 0), (0, 1), (1, 1)))

@@ -61,7 +61,9 @@ def test_a_spark_in_daylight_is_no_defect(seconds, share):
         F.interpolate(torch.rand(1, 4, 4, 4, generator=generator(8)), size=64, mode="bilinear") * 0.3 + 0.2
     )
     sparks = somewhere(light, share)
-    taken = still_burst(light[:, None] + 0.2 * sparks + 0.002 * torch.randn(1, 2, 4, 64, 64), 0.002)
+    taken = still_burst(
+        light[:, None] + 0.2 * sparks + 0.002 * torch.randn(1, 2, 4, 64, 64, generator=generator(9)), 0.002
+    )
     start, shot = torch.zeros(1, 2), torch.full((1, 2), 1e-4)
     taken = dataclasses.replace(taken, shot=shot, start=start, stop=start + seconds)
     found = (defects(taken) & sparks).sum() / sparks.sum()
